@@ -1,0 +1,89 @@
+//! What happens around a module without anybody asking it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::Body;
+
+/// A registered server, as the master sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// The server id.
+    pub id: String,
+    /// Its type; `master` for the master's own monitor.
+    pub server_type: String,
+    /// What it said of itself when it registered: a JSON object, with the `pid` set.
+    pub info: Body,
+    /// Which connection this is: higher for every registration in the life of the master. An event about an older
+    /// incarnation says nothing about a server that has come back since.
+    pub incarnation: u64,
+    /// Whether another server with the same id is served first.
+    pub slave: bool,
+}
+
+/// What happens around a module. New kinds may appear with later hosts: match with a `_` arm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum Event {
+    /// Master: a server registered, or a slave was promoted.
+    ServerRegistered {
+        /// Who.
+        server: Server,
+    },
+    /// Master: a server's link had broken and is back.
+    ServerReconnected {
+        /// Who.
+        server: Server,
+    },
+    /// Master: a server's link is gone.
+    ServerLeft {
+        /// Who, with the incarnation that left.
+        server: Server,
+    },
+    /// Monitor: registered with the master.
+    MasterConnected {
+        /// Whether it had been connected before.
+        again: bool,
+    },
+    /// Monitor: the link to the master is gone; the host goes on trying.
+    MasterLost,
+    /// Monitor: servers joined or came back.
+    ServersAdded {
+        /// Id → info.
+        servers: BTreeMap<String, Body>,
+    },
+    /// Monitor: servers left.
+    ServersRemoved {
+        /// Their ids.
+        ids: Vec<String>,
+    },
+    /// Monitor: the directory was replaced as a whole.
+    ServersReplaced {
+        /// Id → info.
+        servers: BTreeMap<String, Body>,
+    },
+    /// Monitor: the whole fleet is up.
+    StartOver,
+    /// Monitor: a cron was added or replaced.
+    CronAdded {
+        /// As it was ordered.
+        cron: Body,
+    },
+    /// Monitor: a cron was removed.
+    CronRemoved {
+        /// As it was ordered.
+        cron: Body,
+    },
+    /// Monitor: these addresses are to be turned away.
+    Blacklisted {
+        /// The addresses.
+        addresses: Vec<String>,
+    },
+    /// The daemon is about to stop.
+    Stopping,
+    /// An event that this version of the API does not know.
+    #[serde(other)]
+    Unknown,
+}

@@ -1,0 +1,96 @@
+//! What the author of a Muster admin module sees.
+//!
+//! A module is a type that implements [`Module`]; a library exports one or more of them with [`export_modules!`]. Built
+//! as a `cdylib` and dropped into the plugin directory of a running `muster master` or `muster monitor`, it is checked,
+//! loaded, and from then on replaced whenever the file is.
+//!
+//! ```
+//! use muster_plugin_api::{
+//!     Answer, ClientCall, Context, HandlerResult, Input, Manifest, MasterAgent, Module, ModuleError, MonitorAgent,
+//!     Schedule, export_modules,
+//! };
+//! use serde_json::json;
+//!
+//! /// Every five seconds the master asks all monitors for their load; clients read what was collected.
+//! struct Load;
+//!
+//! impl Module for Load {
+//!     fn manifest() -> Manifest {
+//!         Manifest::new("load", env!("CARGO_PKG_VERSION")).schedule(Schedule::pull(5.0))
+//!     }
+//!
+//!     fn create(_: Context) -> Result<Load, ModuleError> {
+//!         Ok(Load)
+//!     }
+//!
+//!     async fn monitor_handler(&self, agent: MonitorAgent, _: Input) -> HandlerResult {
+//!         let load = std::fs::read_to_string("/proc/loadavg").map_err(|error| error.to_string())?;
+//!         agent.notify("load", json!({ "serverId": agent.server_id(), "load": load.trim() }));
+//!         Ok(Answer::Silence)
+//!     }
+//!
+//!     async fn master_handler(&self, agent: MasterAgent, input: Input) -> HandlerResult {
+//!         match input {
+//!             Input::Tick => drop(agent.notify_all("load", ())),
+//!             Input::Message(message) => agent.put(&message.from.id, &message.body),
+//!         }
+//!         Ok(Answer::Silence)
+//!     }
+//!
+//!     async fn client_handler(&self, agent: MasterAgent, _: ClientCall) -> HandlerResult {
+//!         Ok(Answer::ok(agent.entries()))
+//!     }
+//! }
+//!
+//! export_modules!(Load);
+//! # fn main() {}
+//! ```
+//!
+//! # Threads
+//! All modules of a library share one thread, which is theirs alone. Callbacks are `async`: several may be waiting at an
+//! `.await`, but only one runs. A callback that blocks stops its library, and nothing else.
+//!
+//! # Panics
+//! A panic ends the callback it happens in: the caller gets an error, the log the text. `panic = "abort"` is refused.
+//!
+//! # Replacement
+//! When the file is replaced, the new generation is created and started beside the old one; then messages go to the new
+//! one, the old one ends what it has begun (5 s), is stopped, dropped, and unmapped. Values stored with [`Agent::put`]
+//! belong to the host and outlive this; what an instance holds itself does not.
+//!
+//! # What a library must not do
+//! Leave a thread behind; print; call `process::exit`; bring a runtime of its own. Timers and requests come from the
+//! [`Agent`].
+
+pub mod abi;
+mod agent;
+mod app;
+mod event;
+mod export;
+mod manifest;
+mod message;
+mod module;
+mod runtime;
+
+pub use agent::{Agent, Level, MasterAgent, MonitorAgent, ServerAddress};
+pub use app::{App, Figures, Info};
+pub use event::{Event, Server};
+pub use manifest::{Manifest, PluginManifest, Role, Schedule, ScheduleKind};
+pub use message::{Answer, Body, HandlerResult, ModuleError, RequestError};
+pub use module::{Caller, ClientCall, Context, Input, Message, Module, Options, Peer};
+pub use serde_json;
+
+#[doc(hidden)]
+pub mod __private {
+    pub use abi_stable::{
+        library::{__call_root_module_loader as load_root, CheckTypeLayout, LibHeader, RootModuleResult},
+        prefix_type::{PrefixTypeTrait, WithMetadata},
+        std_types::{RResult, RString},
+    };
+
+    pub use crate::{
+        abi::{HostObj, PluginObj, PluginRoot, PluginRootRef},
+        export::{create, manifest},
+        runtime::Export,
+    };
+}

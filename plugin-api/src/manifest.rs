@@ -1,0 +1,136 @@
+//! What a module says of itself before it runs.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Where an instance of a module runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// In the master: `master_handler` and `client_handler` are called.
+    Master,
+    /// In a monitor: `monitor_handler` is called.
+    Monitor,
+}
+
+/// Which side a schedule ticks on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    /// The master's instance gets the tick and asks the monitors.
+    #[default]
+    Pull,
+    /// Each monitor's instance gets the tick and reports.
+    Push,
+}
+
+/// When a module is called without a message. Options of the same names (`type`, `interval`, `delay`) override it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Which side ticks.
+    #[serde(rename = "type")]
+    pub kind: ScheduleKind,
+    /// Seconds from tick to tick, rounded up to whole seconds; a negative one is 1; 0 is no schedule.
+    pub interval: f64,
+    /// Seconds before the first tick; a negative one is 0.
+    #[serde(default)]
+    pub delay: f64,
+}
+
+impl Schedule {
+    /// The master asks every `seconds`.
+    pub fn pull(seconds: f64) -> Schedule {
+        Schedule { kind: ScheduleKind::Pull, interval: seconds, delay: 0.0 }
+    }
+
+    /// Each monitor reports every `seconds`.
+    pub fn push(seconds: f64) -> Schedule {
+        Schedule { kind: ScheduleKind::Push, ..Schedule::pull(seconds) }
+    }
+
+    /// The first tick comes `seconds` after the start.
+    #[must_use]
+    pub fn delayed(self, seconds: f64) -> Schedule {
+        Schedule { delay: seconds, ..self }
+    }
+}
+
+/// What a module says of itself before it runs. Read once, without creating an instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The module id: the name under which peers and clients address it.
+    pub id: String,
+    /// Further ids under which the same instance answers.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// The module's own version, for people.
+    pub version: String,
+    /// Where instances are made.
+    pub roles: Vec<Role>,
+    /// When the module ticks; none without one.
+    #[serde(default)]
+    pub schedule: Option<Schedule>,
+    /// How long a request may take before its caller gets a timeout error, in milliseconds; the host's 15 s without one.
+    #[serde(default)]
+    pub deadline_ms: Option<u64>,
+}
+
+impl Manifest {
+    /// A module with both roles and no schedule. Use `env!("CARGO_PKG_VERSION")` for `version`.
+    pub fn new(id: &str, version: &str) -> Manifest {
+        Manifest {
+            id: id.to_owned(),
+            aliases: Vec::new(),
+            version: version.to_owned(),
+            roles: vec![Role::Master, Role::Monitor],
+            schedule: None,
+            deadline_ms: None,
+        }
+    }
+
+    /// The module runs in this role only.
+    #[must_use]
+    pub fn only(mut self, role: Role) -> Manifest {
+        self.roles = vec![role];
+        self
+    }
+
+    /// The module also answers under `id`.
+    #[must_use]
+    pub fn alias(mut self, id: &str) -> Manifest {
+        self.aliases.push(id.to_owned());
+        self
+    }
+
+    /// The module ticks.
+    #[must_use]
+    pub fn schedule(mut self, schedule: Schedule) -> Manifest {
+        self.schedule = Some(schedule);
+        self
+    }
+
+    /// Requests to the module may take this long.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Manifest {
+        self.deadline_ms = Some(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+}
+
+/// What one `.so` says of itself: who built it, and its modules.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PluginManifest {
+    /// The crate that was built.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The version of `muster-plugin-api` it was built with.
+    pub api: String,
+    /// The compiler it was built with.
+    pub compiler: String,
+    /// `unwind` or `abort`: what a panic does.
+    pub panic: String,
+    /// The modules it exports, in order.
+    pub modules: Vec<Manifest>,
+}

@@ -1,0 +1,230 @@
+//! The trait that an author implements.
+
+use std::{future::Future, time::Duration};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, MasterAgent, MonitorAgent},
+    event::Event,
+    manifest::{Manifest, Role},
+    message::{Body, HandlerResult, ModuleError},
+};
+
+/// An admin module.
+///
+/// One instance exists per role of the daemon. All callbacks of all modules of a library run on one thread of their own,
+/// never on a thread of the daemon; several calls may be waiting at an `.await` at the same time. Futures need not be
+/// `Send`, so `Rc` and `RefCell` serve for state. A callback must not block: while it does, nothing else of the library
+/// runs.
+///
+/// A panic in a callback ends that call with an error and nothing else.
+pub trait Module: Sized + 'static {
+    /// Describes the module. Called before any instance exists, also by tools that only look.
+    fn manifest() -> Manifest;
+
+    /// Makes the instance of one role. Called once per role, before [`Module::start`].
+    ///
+    /// # Errors
+    /// A reason for people: the plugin is refused with it, and what ran before goes on.
+    fn create(context: Context) -> Result<Self, ModuleError>;
+
+    /// Called once after [`Module::create`], before any other callback. The plugin serves when all its modules started.
+    ///
+    /// # Errors
+    /// As for [`Module::create`].
+    fn start(&self, agent: Agent) -> impl Future<Output = Result<(), ModuleError>> {
+        let _unused = agent;
+        async { Ok(()) }
+    }
+
+    /// In a monitor: a message from the master, or a tick of a push schedule.
+    ///
+    /// # Errors
+    /// Sent to the caller, if it asked for an answer, and logged.
+    fn monitor_handler(&self, agent: MonitorAgent, input: Input) -> impl Future<Output = HandlerResult> {
+        let _unused = (agent, input);
+        async { Err(ModuleError::no_such_handler()) }
+    }
+
+    /// In the master: a message from a monitor, or a tick of a pull schedule.
+    ///
+    /// # Errors
+    /// Sent to the caller, if it asked for an answer, and logged.
+    fn master_handler(&self, agent: MasterAgent, input: Input) -> impl Future<Output = HandlerResult> {
+        let _unused = (agent, input);
+        async { Err(ModuleError::no_such_handler()) }
+    }
+
+    /// In the master: a message from a client. Who may do what is the module's to say: see [`ClientCall::require_level`].
+    ///
+    /// # Errors
+    /// Sent to the caller, if it asked for an answer.
+    fn client_handler(&self, agent: MasterAgent, call: ClientCall) -> impl Future<Output = HandlerResult> {
+        let _unused = (agent, call);
+        async { Err(ModuleError::no_such_handler()) }
+    }
+
+    /// Something happened around the module. Events come in their order, but the next may begin before the last is done.
+    fn on_event(&self, agent: Agent, event: Event) -> impl Future<Output = ()> {
+        let _unused = (agent, event);
+        async {}
+    }
+
+    /// Called once, when no call is left and none will come: the plugin was replaced or removed, or the daemon stops.
+    fn stop(&self, agent: Agent) -> impl Future<Output = ()> {
+        let _unused = agent;
+        async {}
+    }
+}
+
+/// What an instance is made from.
+#[derive(Debug)]
+pub struct Context {
+    /// The role of this instance.
+    pub role: Role,
+    /// The options of the module from the configuration, e.g. `--set modules.ID.OPTION=…`.
+    pub options: Options,
+    /// The host. Keep it if callbacks are not enough: it is cheap to clone.
+    pub agent: Agent,
+}
+
+/// The options of a module: a JSON object.
+#[derive(Debug, Clone, Default)]
+pub struct Options(Value);
+
+impl Options {
+    pub(crate) fn new(options: Value) -> Options {
+        Options(options)
+    }
+
+    /// The option `key` as a `T`, or `None` when it is not set.
+    ///
+    /// # Errors
+    /// When it has another shape; the text names the option.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, ModuleError> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                T::deserialize(value).map(Some).map_err(|error| ModuleError::new(format!("option {key}: {error}")))
+            }
+        }
+    }
+
+    /// All options as a `T`, which says what is missing by `#[serde(default)]`.
+    ///
+    /// # Errors
+    /// When they have another shape.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ModuleError> {
+        let options = if self.0.is_null() { &Value::Object(serde_json::Map::new()) } else { &self.0 };
+        T::deserialize(options).map_err(|error| ModuleError::new(format!("options: {error}")))
+    }
+}
+
+/// Why a handler is called.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The schedule: there is no message, and nobody to answer.
+    Tick,
+    /// A peer.
+    Message(Message),
+}
+
+/// A message from the other side: from a monitor in the master, from the master in a monitor.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// What was sent.
+    pub body: Body,
+    /// Who sent it. In a monitor this is the master.
+    pub from: Peer,
+    /// Whether it is a request, that is, whether an answer is sent. A notify is never answered.
+    pub is_request: bool,
+    /// How long the caller still waits.
+    pub time_left: Duration,
+}
+
+/// The sender of a message, as its connection knows it; nothing here comes from the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The server id.
+    pub id: String,
+    /// Its type.
+    pub server_type: String,
+    /// The incarnation of its connection, as in [`Server::incarnation`](crate::Server::incarnation).
+    pub incarnation: u64,
+}
+
+/// A message from a client.
+#[derive(Debug, Clone)]
+pub struct ClientCall {
+    /// What was sent. Real clients add `clientId` and `username` to it.
+    pub body: Body,
+    /// Who sent it.
+    pub caller: Caller,
+    /// Whether it is a request, that is, whether an answer is sent.
+    pub is_request: bool,
+    /// How long the caller still waits.
+    pub time_left: Duration,
+}
+
+/// A logged-in client, as its connection knows it; nothing here comes from the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The connection.
+    pub connection: u64,
+    /// The id under which it logged in.
+    pub client_id: String,
+    /// The user.
+    pub user: String,
+    /// The user's level: 1 may do everything, 0 stands for none.
+    pub level: u32,
+}
+
+impl ClientCall {
+    /// Refuses a body that claims to come from another client. A body without a `clientId` passes.
+    ///
+    /// # Errors
+    /// `Client info error`, the original's text for an unknown client.
+    pub fn refuse_foreign_identity(&self) -> Result<(), ModuleError> {
+        match self.claimed_identity()? {
+            Some(claimed) if claimed != self.caller.client_id => Err(ModuleError::new("Client info error")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Requires that the caller's user has this level or a better (lower) one.
+    ///
+    /// The texts and their order are the original's (`ConsoleService`, access control), but the identity is the
+    /// connection's: there the body's `clientId` decided, which anybody could forge.
+    ///
+    /// # Errors
+    /// `Unknow clientId`, `Client info error` or `Command permission denied`.
+    pub fn require_level(&self, level: u32) -> Result<(), ModuleError> {
+        if self.claimed_identity()?.is_none() {
+            return Err(ModuleError::new("Unknow clientId"));
+        }
+        self.refuse_foreign_identity()?;
+        match self.caller.level {
+            0 => Err(ModuleError::new("Client info error")),
+            own if own > level => Err(ModuleError::new("Command permission denied")),
+            _ => Ok(()),
+        }
+    }
+
+    fn claimed_identity(&self) -> Result<Option<String>, ModuleError> {
+        #[derive(Deserialize)]
+        struct Claim {
+            #[serde(default, rename = "clientId")]
+            client_id: Option<Value>,
+        }
+        // A body that is no object claims nothing.
+        let claim = self.body.parse::<Claim>().ok().and_then(|claim| claim.client_id);
+        match claim {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(id)) if id.is_empty() => Ok(None),
+            Some(Value::String(id)) => Ok(Some(id)),
+            Some(_) => Err(ModuleError::new("Client info error")),
+        }
+    }
+}

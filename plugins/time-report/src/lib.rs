@@ -1,0 +1,1 @@
+//! The time of every server, collected by the master.
