@@ -1,0 +1,110 @@
+//! One message on its way to a module, and the one who waits for its end.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::{
+    ids::{ClientId, ConnId, ServerId, ServerType},
+    session::Reply,
+};
+
+/// A message for a module. Who may send it was decided before.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Who sent it.
+    pub(crate) source: Source,
+    /// Its body: JSON text, checked to be JSON by whoever made the call; empty for absent.
+    pub(crate) body: Bytes,
+    /// When the one who waits gets a timeout instead.
+    pub(crate) deadline: Instant,
+    /// Who waits; nobody for notifies and ticks.
+    pub(crate) responder: Option<Responder>,
+}
+
+/// Who sent a call: what the connection knows, nothing from the message.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// The schedule.
+    Tick,
+    /// A monitor; in a monitor, the master.
+    Server(Arc<ServerIdentity>),
+    /// A client.
+    Client(Arc<ClientIdentity>),
+}
+
+/// A registered server.
+#[derive(Debug)]
+pub(crate) struct ServerIdentity {
+    pub(crate) id: ServerId,
+    pub(crate) server_type: ServerType,
+    pub(crate) incarnation: ConnId,
+}
+
+/// A logged-in client.
+#[derive(Debug)]
+pub(crate) struct ClientIdentity {
+    pub(crate) connection: ConnId,
+    pub(crate) id: ClientId,
+    pub(crate) user: String,
+    /// The level of the user; 0 stands for none.
+    pub(crate) level: u32,
+}
+
+/// The one who waits for the end of a call. Used up by its one end.
+#[derive(Debug)]
+#[must_use = "somebody waits for the end of this call"]
+pub(crate) enum Responder {
+    /// A peer of this daemon.
+    Session(Reply),
+    /// A part of this daemon.
+    Channel(oneshot::Sender<OwnedOutcome>),
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome<'a> {
+    /// The module answered: JSON texts, empty for absent fields.
+    Answer { error: &'a [u8], body: &'a [u8] },
+    /// The module has no handler for it.
+    NoSuchHandler { module: &'a str, handler: &'static str },
+    /// The handler panicked, was cut off, or its library is gone: what to tell the caller.
+    Failed(&'a str),
+}
+
+/// An [`Outcome`] that travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum OwnedOutcome {
+    /// See [`Outcome::Answer`].
+    Answer { error: Bytes, body: Bytes },
+    /// See [`Outcome::NoSuchHandler`]: the original's text.
+    NoSuchHandler(String),
+    /// See [`Outcome::Failed`].
+    Failed(String),
+}
+
+impl Responder {
+    /// Ends the call.
+    pub(crate) fn end(self, outcome: Outcome<'_>) {
+        match self {
+            Responder::Session(reply) => reply.end(outcome),
+            // Whoever asked may have stopped waiting.
+            Responder::Channel(sender) => drop(sender.send(outcome.into())),
+        }
+    }
+}
+
+impl From<Outcome<'_>> for OwnedOutcome {
+    fn from(outcome: Outcome<'_>) -> OwnedOutcome {
+        match outcome {
+            Outcome::Answer { error, body } => {
+                OwnedOutcome::Answer { error: Bytes::copy_from_slice(error), body: Bytes::copy_from_slice(body) }
+            }
+            Outcome::NoSuchHandler { module, handler } => {
+                OwnedOutcome::NoSuchHandler(crate::wire::no_such_handler(module, handler))
+            }
+            Outcome::Failed(text) => OwnedOutcome::Failed(text.to_owned()),
+        }
+    }
+}
