@@ -1,6 +1,16 @@
 //! Muster watches and commands fleets of servers.
 
+mod app;
+mod auth;
 pub mod ids;
+mod link;
+mod master;
 mod modules;
+mod monitor;
+mod net;
+mod peers;
+mod plugin;
 mod session;
+mod store;
+mod values;
 mod wire;
