@@ -1,5 +1,6 @@
 //! Muster watches and commands fleets of servers.
 
+pub mod client;
 pub mod ids;
 mod link;
 mod modules;

@@ -11,6 +11,7 @@
 //! } }
 //! ```
 
+pub(crate) mod backoff;
 mod keepalive;
 
 use std::{
