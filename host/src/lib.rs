@@ -2,6 +2,7 @@
 
 mod app;
 mod auth;
+pub mod client;
 pub mod ids;
 mod link;
 mod master;
