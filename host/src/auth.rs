@@ -194,12 +194,7 @@ fn penalty(failures: u32) -> Duration {
 
 /// The lower-case hex MD5, which the protocol calls for.
 pub(crate) fn md5_hex(text: &str) -> String {
-    use std::fmt::Write;
-    Md5::digest(text.as_bytes()).iter().fold(String::with_capacity(32), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        drop(write!(hex, "{byte:02x}"));
-        hex
-    })
+    format!("{:x}", Md5::digest(text.as_bytes()))
 }
 
 /// Compares digests, so that neither content nor length shows in the time it takes.

@@ -395,3 +395,152 @@ impl std::fmt::Debug for Peers {
 fn gone(id: &str) -> RequestError {
     RequestError::Gone(format!("{id} left before it answered"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use parking_lot::Mutex;
+    use serde_json::json;
+
+    use super::*;
+    use crate::session::outbox::Order;
+
+    /// Peers, and what their modules were told.
+    struct Stage {
+        peers: Peers,
+        told: Arc<Mutex<Vec<String>>>,
+    }
+
+    struct Member {
+        link: Link,
+        outbox: Arc<Outbox>,
+    }
+
+    impl Stage {
+        fn new() -> Stage {
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let limits =
+                Remembering { window: Duration::from_secs(10), per_server: 2, deadline: Duration::from_secs(15) };
+            let events = {
+                let told = told.clone();
+                move |event: &Event| {
+                    let (what, server) = match event {
+                        Event::ServerRegistered { server } => ("registered", server),
+                        Event::ServerReconnected { server } => ("reconnected", server),
+                        Event::ServerLeft { server } => ("left", server),
+                        other => panic!("not of peers: {other:?}"),
+                    };
+                    let slave = if server.slave { " as a slave" } else { "" };
+                    told.lock().push(format!("{} {what}{slave} as {}", server.id, server.incarnation));
+                }
+            };
+            Stage { peers: Peers::new(limits, Box::new(events)), told }
+        }
+
+        fn candidate(id: &str, conn: u64, port: u16) -> Candidate {
+            let info = json!({ "id": id, "host": "10.0.0.1", "port": port });
+            Candidate {
+                id: id.into(),
+                server_type: id.split('-').next().unwrap().into(),
+                info: info.as_object().unwrap().clone(),
+                conn: ConnId(conn),
+                outbox: Arc::new(Outbox::new(1000)),
+                welcome: Bytes::from_static(b"welcome"),
+            }
+        }
+
+        fn register(&self, id: &str, conn: u64) -> Member {
+            let candidate = Stage::candidate(id, conn, conn as u16);
+            let outbox = candidate.outbox.clone();
+            Member { link: self.peers.register(candidate), outbox }
+        }
+
+        fn send(&self, to: To<'_>) -> usize {
+            self.peers.send(to, &Bytes::from_static(b"x"))
+        }
+
+        fn told(&self) -> Vec<String> {
+            std::mem::take(&mut self.told.lock())
+        }
+    }
+
+    impl Member {
+        /// What was sent to it since the last look.
+        fn got(&self) -> String {
+            let mut frames = VecDeque::new();
+            assert_eq!(self.outbox.take(&mut frames), Order::GoOn);
+            frames.iter().map(|frame| String::from_utf8_lossy(frame)).collect::<Vec<_>>().join(",")
+        }
+    }
+
+    #[test]
+    fn a_second_server_with_an_id_becomes_a_slave_and_is_promoted_when_the_first_leaves() {
+        let stage = Stage::new();
+        let (first, second, third) =
+            (stage.register("chat-1", 1), stage.register("chat-1", 2), stage.register("chat-1", 3));
+        assert_eq!((stage.send(To::All), stage.send(To::Slaves("chat-1")), stage.send(To::Id("chat-1"))), (1, 2, 1));
+        assert_eq!((first.got(), second.got()), ("welcome,x,x".into(), "welcome,x".into()));
+        stage.told();
+        stage.peers.leave(&first.link, Instant::now());
+        assert_eq!(stage.told(), ["chat-1 left as 1", "chat-1 registered as 2"]);
+        assert_eq!((stage.send(To::Id("chat-1")), second.got(), third.got()), (1, "x".into(), "welcome,x".into()));
+        stage.peers.leave(&third.link, Instant::now());
+        assert_eq!(stage.told(), ["chat-1 left as a slave as 3"]);
+        stage.peers.leave(&second.link, Instant::now());
+        assert_eq!((stage.send(To::Id("chat-1")), stage.peers.counts()), (0, (0, 0)));
+    }
+
+    #[test]
+    fn a_late_leave_of_an_old_connection_does_not_take_out_its_successor() {
+        let stage = Stage::new();
+        let old = stage.register("chat-1", 1);
+        stage.peers.leave(&old.link, Instant::now());
+        let new = stage.register("chat-1", 2);
+        stage.peers.leave(&old.link, Instant::now());
+        assert_eq!(stage.send(To::Id("chat-1")), 1);
+        assert_eq!(new.got(), "welcome,x");
+    }
+
+    #[test]
+    fn a_reconnect_never_makes_a_slave() {
+        let stage = Stage::new();
+        let first = stage.register("chat-1", 1);
+        let (back, outbox) = stage.peers.reconnect(Stage::candidate("chat-1", 2, 2)).unwrap_err();
+        assert!(Arc::ptr_eq(&outbox, &first.outbox));
+        stage.peers.leave(&first.link, Instant::now());
+        assert!(stage.peers.reconnect(back).is_ok());
+        assert_eq!(stage.told().last().unwrap(), "chat-1 reconnected as 2");
+    }
+
+    #[test]
+    fn a_server_is_found_by_type_and_by_address() {
+        let stage = Stage::new();
+        let (_first, slave, _other) =
+            (stage.register("chat-1", 1), stage.register("chat-1", 2), stage.register("gate-1", 3));
+        assert_eq!((stage.send(To::Type("chat")), stage.send(To::Type("gate")), stage.send(To::Type("x"))), (1, 1, 0));
+        let at = |port| ServerAddress { id: "chat-1".into(), host: "10.0.0.1".into(), port: Some(port) };
+        assert_eq!((stage.send(To::Server(&at(2))), stage.send(To::Server(&at(9)))), (1, 0));
+        assert_eq!(slave.got(), "welcome,x");
+        assert_eq!(stage.peers.ids(), ["chat-1".into(), "gate-1".into()]);
+    }
+
+    #[test]
+    fn a_client_id_is_taken_once() {
+        let stage = Stage::new();
+        let log_in = |conn| {
+            let client =
+                Arc::new(ClientIdentity { connection: ConnId(conn), id: "c".into(), user: "u".into(), level: 1 });
+            let entered = stage.peers.log_in(&client, &Arc::new(Outbox::new(100)), Bytes::new());
+            (client, entered)
+        };
+        let (first, entered) = log_in(1);
+        assert!(entered.is_ok());
+        let (second, refused) = log_in(2);
+        assert!(refused.is_err());
+        stage.peers.log_out(&second);
+        assert!(stage.peers.send_to_client("c", Bytes::from_static(b"x")), "the first is not disturbed");
+        stage.peers.log_out(&first);
+        assert!(log_in(3).1.is_ok());
+    }
+}

@@ -100,8 +100,9 @@ fn write_all(database: &Database, orders: &mpsc::Receiver<(Known, oneshot::Sende
         };
         let written = write().inspect_err(|error| error!(%error, "the state could not be written")).is_ok();
         for (_, done) in batch {
-            // Whoever registered may be gone.
-            drop(done.send(written));
+            if done.send(written).is_err() {
+                tracing::debug!("whoever registered did not wait");
+            }
         }
     }
 }
