@@ -1,0 +1,6 @@
+//! The tests that run real processes. Kit first: `oracle` holds it against the original programs; the others hold
+//! the product against the kit and against the originals.
+
+#![allow(missing_docs, reason = "a test's name is its sentence")]
+
+mod oracle;

@@ -1,0 +1,60 @@
+//! A monitor and a client that behave well, to see that others' misbehaviour does not reach them.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::peer::Peer;
+
+/// The two; they need the module `echo` on the master.
+#[derive(Debug)]
+pub struct Bystanders {
+    id: String,
+    monitor: Peer,
+    client: Peer,
+    rounds: u64,
+}
+
+impl Bystanders {
+    /// Registers and logs in.
+    pub async fn join(master: SocketAddr) -> Self {
+        let id = "test-server-bystander".to_owned();
+        let monitor = Peer::monitor(master, &id, "test").await;
+        let client = Peer::admin(master, "client-bystander").await;
+        let mut bystanders = Self {
+            id,
+            monitor,
+            client,
+            rounds: 0,
+        };
+        bystanders.check().await;
+        bystanders
+    }
+
+    /// One request from the client through the master to the monitor, and the answer all the way back.
+    pub async fn check(&mut self) {
+        self.rounds += 1;
+        let payload = json!({"op": "ok", "v": self.rounds});
+        let body = json!({
+            "do": "request", "target": self.id, "payload": payload,
+            "clientId": "client-bystander", "username": "admin",
+        });
+        let id = self.client.send_request("echo", body).await;
+        let request = self
+            .monitor
+            .answer_next(Value::Null, json!({"echo": self.rounds}))
+            .await;
+        assert_eq!(
+            request["body"], payload,
+            "the monitor gets what the client sent"
+        );
+        let response = self.client.response(id).await;
+        assert_eq!(
+            response["body"],
+            json!({"echo": self.rounds}),
+            "the client gets what the monitor answered"
+        );
+        self.monitor.expect_silence().await;
+        self.client.expect_silence().await;
+    }
+}
