@@ -3,4 +3,5 @@
 
 #![allow(missing_docs, reason = "a test's name is its sentence")]
 
+mod conformance;
 mod oracle;

@@ -1,6 +1,6 @@
 'use strict';
 // The original master: node master.js CONFIG_DIR OPTIONS
-// OPTIONS: {"modules":[ids],"intervals":{id:seconds}}. It listens on a free port and tells it.
+// OPTIONS: {"port","modules":[ids],"intervals":{id:seconds}}. Without a port it takes a free one, and tells it.
 const path = require('path');
 const { say, listen } = require('./line-protocol');
 const fixtures = require('./fixture-modules');
@@ -13,7 +13,7 @@ require.main.filename = path.join(path.dirname(configDir), 'app.js');
 const admin = require('pomelo-admin');
 require('pomelo-logger').configure({ appenders: [{ type: 'console' }], levels: { '[all]': 'ERROR' } });
 
-const master = admin.createMasterConsole({ port: 0, env: 'development' });
+const master = admin.createMasterConsole({ port: options.port || 0, env: 'development' });
 fixtures.register(master, options);
 for (const event of ['register', 'reconnect', 'disconnect']) {
   master.on(event, (record) => say({ event, id: record && (record.id || record) }));

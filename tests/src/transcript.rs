@@ -49,6 +49,8 @@ pub struct Line {
     pub direction: Direction,
     /// What it was.
     pub event: Event,
+    /// What may come instead, where the protocol leaves a choice.
+    pub or: Vec<Event>,
 }
 
 impl Line {
@@ -222,6 +224,15 @@ impl Transcript {
         self.because(reason)
     }
 
+    /// Another payload may come as well as that which is expected in line `number`.
+    #[must_use]
+    pub fn or_instead(mut self, number: usize, payload: &Value) -> Self {
+        let place = self.place(number);
+        let other = with_payload(&self.lines[place].event, payload);
+        self.lines[place].or.push(other);
+        self
+    }
+
     /// Another packet comes right after line `number`, on the same connection.
     #[must_use]
     pub fn then(mut self, number: usize, event: Event, reason: &str) -> Self {
@@ -235,11 +246,17 @@ impl Transcript {
         self.because(reason)
     }
 
-    /// What the master says is changed by `change` wherever that finds something to change.
+    /// What is said in one direction is changed by `change` wherever that finds something to change.
     #[must_use]
-    pub fn adjusted(mut self, reason: &str, change: impl Fn(&mut Value)) -> Self {
+    pub fn adjusted(
+        mut self,
+        direction: Direction,
+        reason: &str,
+        change: impl Fn(&mut Value),
+    ) -> Self {
         let mut changed = false;
-        for line in self.lines.iter_mut().filter(|line| line.is_from_master()) {
+        let lines = self.lines.iter_mut();
+        for line in lines.filter(|line| line.direction == direction) {
             let recorded = line.message();
             let mut expected = recorded.clone();
             change(&mut expected);
@@ -353,6 +370,7 @@ fn read_line(name: &str, number: usize, text: &str) -> Line {
         peer: field("peer").to_owned(),
         direction,
         event,
+        or: Vec::new(),
     }
 }
 
