@@ -4,4 +4,8 @@
 #![allow(missing_docs, reason = "a test's name is its sentence")]
 
 mod conformance;
+mod conformance_client;
+mod conformance_monitor;
+mod hostile;
+mod node_peers;
 mod oracle;

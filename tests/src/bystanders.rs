@@ -9,20 +9,27 @@ use crate::peer::Peer;
 /// The two; they need the module `echo` on the master.
 #[derive(Debug)]
 pub struct Bystanders {
-    id: String,
+    server: String,
+    login: String,
     monitor: Peer,
     client: Peer,
     rounds: u64,
 }
 
 impl Bystanders {
-    /// Registers and logs in.
+    /// Registers and logs in, as `test-server-bystander` and `client-bystander`.
     pub async fn join(master: SocketAddr) -> Self {
-        let id = "test-server-bystander".to_owned();
-        let monitor = Peer::monitor(master, &id, "test").await;
-        let client = Peer::admin(master, "client-bystander").await;
+        Self::join_as(master, "bystander").await
+    }
+
+    /// Registers and logs in under a name of the test's choice, for a second pair.
+    pub async fn join_as(master: SocketAddr, name: &str) -> Self {
+        let (server, login) = (format!("test-server-{name}"), format!("client-{name}"));
+        let monitor = Peer::monitor(master, &server, "test").await;
+        let client = Peer::admin(master, &login).await;
         let mut bystanders = Self {
-            id,
+            server,
+            login,
             monitor,
             client,
             rounds: 0,
@@ -36,8 +43,8 @@ impl Bystanders {
         self.rounds += 1;
         let payload = json!({"op": "ok", "v": self.rounds});
         let body = json!({
-            "do": "request", "target": self.id, "payload": payload,
-            "clientId": "client-bystander", "username": "admin",
+            "do": "request", "target": self.server, "payload": payload,
+            "clientId": self.login, "username": "admin",
         });
         let id = self.client.send_request("echo", body).await;
         let request = self

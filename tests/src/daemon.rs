@@ -160,6 +160,18 @@ impl Setup {
         self.argument("--set", &format!("{key}={value}"))
     }
 
+    /// Another token than that of its type.
+    #[must_use]
+    pub fn token(mut self, token: &str) -> Self {
+        let place = self
+            .arguments
+            .iter()
+            .position(|argument| argument == "--token");
+        let place = place.expect("every monitor is given a token");
+        token.clone_into(&mut self.arguments[place + 1]);
+        self
+    }
+
     /// `--info KEY=VALUE` of a monitor.
     #[must_use]
     pub fn info(self, key: &str, value: &str) -> Self {

@@ -86,6 +86,13 @@ impl Stage {
             .insert(conn, Peer::over(format!("connection {conn}"), stream));
     }
 
+    /// Gives a connection the number it has in the next recording.
+    pub fn rename(&mut self, conn: u32, other: u32) {
+        let peer = self.peers.remove(&conn);
+        self.peers
+            .insert(other, peer.expect("the connection is open"));
+    }
+
     async fn act(&mut self, line: &Line) -> Result<(), String> {
         match (&line.event, line.direction) {
             (Event::Note(_), _) => {}

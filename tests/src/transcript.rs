@@ -157,6 +157,12 @@ impl Transcript {
         part
     }
 
+    /// Only the lines after `last`.
+    #[must_use]
+    pub fn after(&self, last: usize) -> Self {
+        self.part(last + 1, usize::MAX)
+    }
+
     /// Only what happened on these connections.
     #[must_use]
     pub fn only(&self, conns: &[u32]) -> Self {
