@@ -556,12 +556,10 @@ async fn pomelo_cli_survives_that_a_module_is_missing() {
 }
 
 #[tokio::test]
-async fn pomelo_cli_commands_our_master() {
+async fn pomelo_cli_enables_and_disables_modules_and_the_servers_still_obey() {
     let master = application_master().await;
-    let connector = pomelo_server(master.address(), "connector").await;
     let chat = pomelo_server(master.address(), "chat").await;
     let mut cli = PomeloCli::start(master.address(), "admin", "chat-server-1").await;
-
     cli.run(
         "enable module timeReport",
         None,
@@ -580,6 +578,21 @@ async fn pomelo_cli_commands_our_master() {
         "command disable module nope bad",
     )
     .await;
+
+    // Q18: a server that was sent the command with a clientId would never get this.
+    let cron = "addCron id=8 serverId=chat-server-1 action=chatCron.tick 'time=0 30 10 * * *'";
+    cli.run(cron, Some("[yes/no]"), "admin@pomelo").await;
+    chat.event("addedCrons").await;
+    assert_eq!(chat.count("exception"), 0);
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn pomelo_cli_commands_servers() {
+    let master = application_master().await;
+    let connector = pomelo_server(master.address(), "connector").await;
+    let chat = pomelo_server(master.address(), "chat").await;
+    let mut cli = PomeloCli::start(master.address(), "admin", "chat-server-1").await;
 
     let cron = "addCron id=8 serverId=chat-server-1 action=chatCron.tick 'time=0 30 10 * * *'";
     cli.run(cron, Some("[yes/no]"), "admin@pomelo").await;

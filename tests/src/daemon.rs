@@ -379,7 +379,7 @@ impl Daemon {
         let child = self.child.as_mut().expect("just started");
         let line = tokio::select! {
             line = self.stdout.find("its first line", PROCESS, first_line) => line,
-            status = child.wait() => panic!("{} ended at once: {status:?}; log:\n{}", self.name, self.log.text()),
+            status = child.wait() => panic!("{} ended at once: {status:?}; log:\n{}", self.name, self.log.whole().await),
         };
         match role {
             Role::Master { .. } => {

@@ -5,11 +5,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 
+use crate::deadline::soon;
+
 /// Growing text of one stream of a process. Clones show the same text.
 #[derive(Clone, Debug)]
 pub struct Output {
     name: String,
     text: watch::Sender<String>,
+    /// Whether the stream has ended, so that nothing will be added.
+    ended: watch::Sender<bool>,
 }
 
 impl Output {
@@ -18,6 +22,7 @@ impl Output {
         Self {
             name: name.into(),
             text: watch::Sender::new(String::new()),
+            ended: watch::Sender::new(false),
         }
     }
 
@@ -35,6 +40,7 @@ impl Output {
                 pending.extend_from_slice(&chunk[..count]);
                 sink.push(&mut pending);
             }
+            sink.ended.send_replace(true);
         });
         output
     }
@@ -54,6 +60,16 @@ impl Output {
     /// Everything said so far.
     pub fn text(&self) -> String {
         self.text.borrow().clone()
+    }
+
+    /// Waits until the stream that is collected has ended, and returns all of it.
+    pub async fn whole(&self) -> String {
+        let mut ended = self.ended.subscribe();
+        let end = ended.wait_for(|ended| *ended);
+        soon(&format!("{}: end of the stream", self.name), end)
+            .await
+            .expect("the sender lives in self");
+        self.text()
     }
 
     /// Waits for the first text in which `find` finds something.

@@ -14,7 +14,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::deadline::{soon, within};
+use crate::deadline::{ANSWER, soon, within};
 use crate::packet::{Packet, Splitter};
 
 /// One end of a connection whose every packet the test sees, in order.
@@ -248,10 +248,20 @@ impl Peer {
 impl Peer {
     /// Next packet, or `None` when the other side has closed.
     pub async fn next(&mut self) -> Option<Packet> {
+        let next = self.try_next().await;
+        next.unwrap_or_else(|what| panic!("{}: next packet: {what}", self.name))
+    }
+
+    /// As [`Peer::next`], for callers that have more to say about a packet that does not come.
+    ///
+    /// # Errors
+    /// If neither a packet nor the end comes in time.
+    pub async fn try_next(&mut self) -> Result<Option<Packet>, String> {
         if let Some(packet) = self.inbox.pop_front() {
-            return Some(packet);
+            return Ok(Some(packet));
         }
-        soon(&format!("{}: next packet", self.name), self.arriving.recv()).await
+        let next = tokio::time::timeout(ANSWER, self.arriving.recv()).await;
+        next.map_err(|_| format!("nothing within {ANSWER:?}"))
     }
 
     /// Next packet, which must be a PUBLISH on `topic` with a plain object; returns the object.
@@ -288,7 +298,7 @@ impl Peer {
 
     /// Waits for the response to our request `id`; everything else goes to the inbox.
     pub async fn response(&mut self, id: u64) -> Value {
-        self.response_within(id, crate::deadline::ANSWER).await
+        self.response_within(id, ANSWER).await
     }
 
     /// As [`Peer::response`], for requests that take their time.
@@ -365,7 +375,20 @@ impl Peer {
 
     /// Waits until the other side closes, and returns what it said before.
     pub async fn expect_closed(&mut self) -> Vec<Packet> {
-        self.expect_closed_within(crate::deadline::ANSWER).await
+        self.expect_closed_within(ANSWER).await
+    }
+
+    /// As [`Peer::expect_closed`], for callers that have more to say about it.
+    ///
+    /// # Errors
+    /// If a packet or nothing comes instead of the end.
+    pub async fn try_closed(&mut self) -> Result<(), String> {
+        match self.try_next().await? {
+            None => Ok(()),
+            Some(packet) => Err(format!(
+                "the connection should be closed, and there came {packet:?}"
+            )),
+        }
     }
 
     /// As [`Peer::expect_closed`], with a limit of its own.

@@ -144,12 +144,7 @@ impl Player {
                     verdict.map_err(|what| format!("{what}\n  got: {live:?}"))?;
                 }
             }
-            (Event::Fin, Direction::ToPeer) => {
-                let rest = self.peer(line.conn).expect_closed().await;
-                if !rest.is_empty() {
-                    return Err(format!("closed only after {rest:?}"));
-                }
-            }
+            (Event::Fin, Direction::ToPeer) => self.peer(line.conn).try_closed().await?,
             (Event::Reset, _) => return Err("recordings with resets cannot be played".to_owned()),
         }
         Ok(())
@@ -159,7 +154,7 @@ impl Player {
     /// still there (quirk Q5), for the originals take it.
     async fn next(&mut self, conn: u32, recorded: &Packet) -> Result<Packet, String> {
         loop {
-            let live = self.peer(conn).next().await;
+            let live = self.peer(conn).try_next().await?;
             let live = live.ok_or("the master closed the connection")?;
             if live != Packet::Pingresp || *recorded == Packet::Pingresp {
                 return Ok(live);
