@@ -1,7 +1,7 @@
 //! `__console__`: what an operator orders through pomelo-cli or any other client.
 //!
-//! The client's side ([`client`]) runs in the master, checks who may order what, and passes orders on; the monitor's side
-//! ([`monitor`]) carries them out. Bodies, texts and slots are those of pomelo's `lib/modules/console.js`, with three
+//! The client's side (`client.rs`) runs in the master, checks who may order what, and passes orders on; the monitor's side
+//! (`monitor.rs`) carries them out. Bodies, texts and slots are those of pomelo's `lib/modules/console.js`, with three
 //! differences: one answer to one request, nobody but the connection's own identity counts, and every order that changes
 //! something needs level 1.
 
