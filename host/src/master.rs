@@ -7,7 +7,7 @@ mod services;
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use muster_plugin_api::Role;
+use tokio::sync::watch;
 use tracing::debug;
 
 pub(crate) use self::{admit::Admission, services::MasterServices};
@@ -27,7 +28,7 @@ use crate::{
         deliver::Blocked,
     },
     peers::{Link, Peers},
-    plugin::Plugins,
+    plugin::FileStatus,
     session::{Limits, Reply, outbox::Outbox},
     store::Store,
     wire::{
@@ -51,11 +52,14 @@ pub(crate) struct Master {
     pub(crate) auth: Auth,
     pub(crate) store: Store,
     pub(crate) modules: Arc<Modules>,
-    pub(crate) plugins: Plugins,
+    plugins: OnceLock<Published>,
     pub(crate) app: App,
     limits: Limits,
     counters: Counters,
 }
+
+/// What is known of the plugins at this moment.
+type Published = watch::Receiver<Arc<[FileStatus]>>;
 
 /// What went wrong, counted.
 #[derive(Debug, Default)]
@@ -72,11 +76,17 @@ impl Master {
         auth: Auth,
         store: Store,
         modules: Arc<Modules>,
-        plugins: Plugins,
         app: App,
         limits: Limits,
     ) -> Master {
-        Master { peers, auth, store, modules, plugins, app, limits, counters: Counters::default() }
+        Master { peers, auth, store, modules, plugins: OnceLock::new(), app, limits, counters: Counters::default() }
+    }
+
+    /// Shows this status to those who ask for the list of plugins. The plugins come after the master that they serve.
+    pub(crate) fn show_plugins(&self, status: Published) {
+        if self.plugins.set(status).is_err() {
+            tracing::error!("the status of the plugins is published already");
+        }
     }
 
     pub(crate) fn limits(&self) -> &Limits {

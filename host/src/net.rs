@@ -68,14 +68,22 @@ pub(crate) struct Place {
     registered: bool,
 }
 
-/// Binds a listener; port 0 asks for any.
+/// Takes an address; port 0 asks for any. Nobody can connect yet.
 ///
 /// # Errors
 /// When the address is in use or not ours.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Lets others connect.
+///
+/// # Errors
+/// When another socket listens there already.
+pub(crate) fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
