@@ -1,6 +1,7 @@
 //! Muster watches and commands fleets of servers.
 
 pub mod client;
+pub mod config;
 pub mod ids;
 mod link;
 mod modules;
