@@ -3,6 +3,7 @@
 mod app;
 mod auth;
 pub mod client;
+pub mod config;
 pub mod ids;
 mod link;
 mod master;
