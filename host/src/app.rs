@@ -161,7 +161,10 @@ impl App {
             query::SETTING if a.is_empty() => text(&self.settings.lock().clone().into()),
             query::SETTING => self.settings.lock().get(a).map(text).unwrap_or_default(),
             query::DIRECTORY => text(&self.directory.lock().all()),
-            query::MODULES => text(&json!(self.modules.list(self.role))),
+            query::MODULES => {
+                let ids = self.modules.list(self.role);
+                text(&ids.iter().map(|id| id.as_str()).collect())
+            }
             query::FLEET => text(&json!(self.fleet)),
             query::CRONS => text(&json!(*self.crons.lock())),
             _ => Vec::new(),

@@ -7,56 +7,19 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use md5::{Digest, Md5};
 use parking_lot::Mutex;
-use subtle::ConstantTimeEq;
 
-use crate::wire::handshake::{ClientHello, MonitorHello};
+use crate::{
+    config::{AuthConfig, ReconnectPolicy, Secret, Tokens, Users},
+    wire::handshake::{ClientHello, MonitorHello, md5_hex},
+};
 
-/// Failed logins of one user from one address that cost nothing yet.
-const FREE_FAILURES: u32 = 4;
-/// The first delay of an answer; it doubles with every further failure.
-const FIRST_DELAY: Duration = Duration::from_millis(250);
-/// Never a lock-out, or an enemy could lock out the operator.
-const MAX_DELAY: Duration = Duration::from_secs(5);
 /// After this time without a failure all is forgotten.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(15 * 60);
+/// When there are too many of them, after this time.
+const FORGIVEN_EARLY: Duration = Duration::from_secs(10);
 /// Pairs of address and user that are remembered; beyond it the oldest are forgiven early.
 const REMEMBERED_FAILURES: usize = 16 * 1024;
-
-/// What the files `adminUser.json` and `adminServer.json` say.
-#[derive(Clone, Default)]
-pub(crate) struct Credentials {
-    /// Nobody may log in when there are none.
-    pub(crate) users: Vec<User>,
-    /// `None`: no file, every server is accepted, as in the original.
-    pub(crate) tokens: Option<Vec<Token>>,
-}
-
-/// Somebody who may log in.
-#[derive(Clone)]
-pub(crate) struct User {
-    pub(crate) username: String,
-    pub(crate) password: String,
-    /// 1 may do everything; 0 stands for none.
-    pub(crate) level: u32,
-}
-
-/// What servers of a type have to present.
-#[derive(Clone)]
-pub(crate) struct Token {
-    pub(crate) server_type: String,
-    pub(crate) token: String,
-}
-
-/// When a `reconnect` is accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reconnect {
-    /// From ids that have registered with a valid token, or that bring one.
-    Known,
-    /// From everybody: for moving a running Node fleet over.
-    Open,
-}
 
 /// How sure we are of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +32,18 @@ pub(crate) enum Trust {
     Refused,
 }
 
-/// The door: current credentials and the memory of failures.
+/// The door: what may be shown at it, and the memory of failures.
 pub(crate) struct Auth {
-    credentials: ArcSwap<Credentials>,
-    reconnect: Mutex<Reconnect>,
+    rules: ArcSwap<Rules>,
     failures: Mutex<HashMap<(IpAddr, String), Failures>>,
+}
+
+/// What the configuration says.
+struct Rules {
+    users: Users,
+    /// `None`: no file, every server is accepted, as in the original.
+    tokens: Option<Tokens>,
+    config: AuthConfig,
 }
 
 #[derive(Clone, Copy)]
@@ -83,62 +53,47 @@ struct Failures {
 }
 
 impl Auth {
-    pub(crate) fn new(credentials: Credentials, reconnect: Reconnect) -> Auth {
-        let auth = Auth {
-            credentials: ArcSwap::from_pointee(Credentials::default()),
-            reconnect: Mutex::new(reconnect),
-            failures: Mutex::default(),
-        };
-        auth.replace(credentials, reconnect);
-        auth
+    pub(crate) fn new(users: Users, tokens: Option<Tokens>, config: AuthConfig) -> Auth {
+        Auth { rules: ArcSwap::from_pointee(Rules::new(users, tokens, config)), failures: Mutex::default() }
     }
 
-    /// Takes new credentials; those who are in stay in.
-    pub(crate) fn replace(&self, credentials: Credentials, reconnect: Reconnect) {
-        if reconnect == Reconnect::Open && credentials.tokens.is_some() {
-            tracing::warn!(
-                "auth.reconnect = \"open\": every peer can take the place of any server that is away, without a token. \
-                 Set it back to \"known\" when the fleet has moved over."
-            );
-        }
-        self.credentials.store(credentials.into());
-        *self.reconnect.lock() = reconnect;
+    /// Takes new rules; those who are in stay in.
+    pub(crate) fn replace(&self, users: Users, tokens: Option<Tokens>, config: AuthConfig) {
+        self.rules.store(Rules::new(users, tokens, config).into());
     }
 
     /// Judges a server that registers.
     pub(crate) fn register(&self, hello: &MonitorHello, from: IpAddr) -> Trust {
-        let credentials = self.credentials.load();
-        let Some(tokens) = &credentials.tokens else { return Trust::Tolerated };
+        let rules = self.rules.load();
+        let Some(tokens) = &rules.tokens else { return Trust::Tolerated };
         // The original trusts everybody who says `master`. It means the master's own monitor, which is on this machine.
         if hello.server_type == "master" && from.is_loopback() {
             return Trust::Tolerated;
         }
         let shown = hello.token.as_deref().unwrap_or_default();
-        let valid = tokens
-            .iter()
-            .filter(|token| token.server_type == hello.server_type)
-            .any(|token| same(token.token.as_bytes(), shown.as_bytes()));
-        if valid { Trust::Token } else { Trust::Refused }
+        if tokens.accept(&hello.server_type, shown) { Trust::Token } else { Trust::Refused }
     }
 
     /// Judges a server whose link had broken; `known` tells whether its id has ever shown a valid token.
     pub(crate) fn reconnect(&self, hello: &MonitorHello, from: IpAddr, known: impl FnOnce() -> bool) -> Trust {
         match self.register(hello, from) {
-            Trust::Refused if *self.reconnect.lock() == Reconnect::Open || known() => Trust::Tolerated,
+            Trust::Refused if self.rules.load().config.reconnect == ReconnectPolicy::Open || known() => {
+                Trust::Tolerated
+            }
             trust => trust,
         }
     }
 
     /// The level of the user, if name and password are right.
     pub(crate) fn log_in(&self, hello: &ClientHello) -> Option<u32> {
-        let credentials = self.credentials.load();
-        let user = credentials.users.iter().find(|user| user.username == hello.username);
+        let rules = self.rules.load();
+        let user = rules.users.find(&hello.username);
         // An unknown user costs the same comparison.
-        let stored = user.map_or("", |user| user.password.as_str());
+        let stored = user.map_or("", |user| user.password.expose());
         let right = if hello.md5 {
-            same(md5_hex(stored).as_bytes(), hello.password.as_bytes())
+            Secret::from(md5_hex(stored)).matches(&hello.password)
         } else {
-            same(stored.as_bytes(), hello.password.as_bytes())
+            Secret::from(stored.to_owned()).matches(&hello.password)
         };
         user.filter(|_| right).map(|user| user.level)
     }
@@ -152,7 +107,7 @@ impl Auth {
                 failures.remove(&key);
                 Duration::ZERO
             }
-            Some(earlier) => penalty(earlier.count),
+            Some(earlier) => self.rules.load().penalty(earlier.count),
             None => Duration::ZERO,
         }
     }
@@ -166,7 +121,7 @@ impl Auth {
             return;
         }
         if failures.len() >= REMEMBERED_FAILURES {
-            failures.retain(|_, earlier| now.duration_since(earlier.last) < FIRST_DELAY * 40);
+            failures.retain(|_, earlier| now.duration_since(earlier.last) < FORGIVEN_EARLY);
         }
         if failures.len() < REMEMBERED_FAILURES {
             let entry = failures.entry(key).or_insert(Failures { count: 0, last: now });
@@ -176,31 +131,31 @@ impl Auth {
     }
 }
 
+impl Rules {
+    fn new(users: Users, tokens: Option<Tokens>, config: AuthConfig) -> Rules {
+        if config.reconnect == ReconnectPolicy::Open && tokens.is_some() {
+            tracing::warn!(
+                "auth.reconnect = \"open\": every peer can take the place of any server that is away, without a token. \
+                 Set it back to \"known\" when the fleet has moved over."
+            );
+        }
+        Rules { users, tokens, config }
+    }
+
+    /// By how much an answer is late after so many failures. Never a lock-out, or an enemy could lock out the operator.
+    fn penalty(&self, failures: u32) -> Duration {
+        let AuthConfig { slow_from, slow_first, slow_longest, .. } = &self.config;
+        match (failures as usize + 1).checked_sub(*slow_from) {
+            None => Duration::ZERO,
+            Some(beyond) => slow_first.saturating_mul(1 << beyond.min(20)).min(*slow_longest),
+        }
+    }
+}
+
 impl std::fmt::Debug for Auth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let credentials = self.credentials.load();
-        let tokens = credentials.tokens.as_ref().map(Vec::len);
-        // Numbers only: nobody's secret belongs into a log.
-        f.debug_struct("Auth").field("users", &credentials.users.len()).field("tokens", &tokens).finish_non_exhaustive()
+        f.debug_struct("Auth").finish_non_exhaustive()
     }
-}
-
-fn penalty(failures: u32) -> Duration {
-    match failures.checked_sub(FREE_FAILURES) {
-        None | Some(0) => Duration::ZERO,
-        Some(beyond) => FIRST_DELAY.saturating_mul(1 << (beyond - 1).min(10)).min(MAX_DELAY),
-    }
-}
-
-/// The lower-case hex MD5, which the protocol calls for.
-pub(crate) fn md5_hex(text: &str) -> String {
-    format!("{:x}", Md5::digest(text.as_bytes()))
-}
-
-/// Compares digests, so that neither content nor length shows in the time it takes.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    use sha2::Sha256;
-    Sha256::digest(a).ct_eq(&Sha256::digest(b)).into()
 }
 
 #[cfg(test)]
@@ -210,14 +165,21 @@ mod tests {
     use serde_json::Map;
 
     use super::*;
+    use crate::config::{Token, User};
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
-    fn auth(reconnect: Reconnect) -> Auth {
-        let users = vec![User { username: "admin".into(), password: "admin".into(), level: 1 }];
-        let tokens = Some(vec![Token { server_type: "chat".into(), token: "secret".into() }]);
-        Auth::new(Credentials { users, tokens }, reconnect)
+    fn config(reconnect: ReconnectPolicy) -> AuthConfig {
+        let (slow_first, slow_longest) = (Duration::from_millis(250), Duration::from_secs(5));
+        AuthConfig { reconnect, slow_from: 5, slow_first, slow_longest }
+    }
+
+    fn auth(reconnect: ReconnectPolicy) -> Auth {
+        let secret = |text: &str| Secret::from(text.to_owned());
+        let user = User { id: String::new(), username: "admin".into(), password: secret("admin"), level: 1 };
+        let token = Token { server_type: "chat".into(), token: secret("secret") };
+        Auth::new(vec![user].into(), Some(vec![token].into()), config(reconnect))
     }
 
     fn server(server_type: &str, token: Option<&str>) -> MonitorHello {
@@ -235,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_password_is_right_plain_or_as_md5() {
-        let auth = auth(Reconnect::Known);
+        let auth = auth(ReconnectPolicy::Known);
         assert_eq!(auth.log_in(&client("admin", false)), Some(1));
         assert_eq!(auth.log_in(&client("21232f297a57a5a743894a0e4a801fc3", true)), Some(1));
         assert_eq!(auth.log_in(&client("21232f297a57a5a743894a0e4a801fc3", false)), None);
@@ -246,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_token_opens_for_its_type_only() {
-        let auth = auth(Reconnect::Known);
+        let auth = auth(ReconnectPolicy::Known);
         assert_eq!(auth.register(&server("chat", Some("secret")), THERE), Trust::Token);
         assert_eq!(auth.register(&server("gate", Some("secret")), THERE), Trust::Refused);
         assert_eq!(auth.register(&server("chat", None), THERE), Trust::Refused);
@@ -254,14 +216,14 @@ mod tests {
 
     #[test]
     fn only_from_this_machine_does_a_master_need_no_token() {
-        let auth = auth(Reconnect::Known);
+        let auth = auth(ReconnectPolicy::Known);
         assert_eq!(auth.register(&server("master", None), HERE), Trust::Tolerated);
         assert_eq!(auth.register(&server("master", None), THERE), Trust::Refused);
     }
 
     #[test]
     fn reconnecting_needs_a_token_or_a_past() {
-        let auth = auth(Reconnect::Known);
+        let auth = auth(ReconnectPolicy::Known);
         assert_eq!(auth.reconnect(&server("chat", None), THERE, || false), Trust::Refused);
         assert_eq!(auth.reconnect(&server("chat", None), THERE, || true), Trust::Tolerated);
         assert_eq!(auth.reconnect(&server("chat", Some("secret")), THERE, || false), Trust::Token);
@@ -269,14 +231,14 @@ mod tests {
 
     #[test]
     fn the_open_door_is_a_switch() {
-        let auth = auth(Reconnect::Open);
+        let auth = auth(ReconnectPolicy::Open);
         assert_eq!(auth.reconnect(&server("chat", None), THERE, || false), Trust::Tolerated);
         assert_eq!(auth.register(&server("chat", None), THERE), Trust::Refused);
     }
 
     #[test]
     fn without_a_token_table_everybody_is_tolerated() {
-        let auth = Auth::new(Credentials::default(), Reconnect::Known);
+        let auth = Auth::new(Users::default(), None, config(ReconnectPolicy::Known));
         assert_eq!(auth.register(&server("chat", None), THERE), Trust::Tolerated);
         assert_eq!(auth.reconnect(&server("chat", None), THERE, || false), Trust::Tolerated);
         assert_eq!(auth.log_in(&client("admin", false)), None, "but nobody can log in");
@@ -284,14 +246,14 @@ mod tests {
 
     #[test]
     fn repeated_failures_cost_time_and_success_forgives() {
-        let auth = auth(Reconnect::Known);
+        let auth = auth(ReconnectPolicy::Known);
         let now = Instant::now();
         let mut delays = Vec::new();
         for _ in 0..11 {
             delays.push(auth.delay(THERE, "admin", now).as_millis());
             auth.judged(THERE, "admin", false, now);
         }
-        assert_eq!(delays, [0, 0, 0, 0, 0, 250, 500, 1000, 2000, 4000, 5000]);
+        assert_eq!(delays, [0, 0, 0, 0, 250, 500, 1000, 2000, 4000, 5000, 5000]);
         assert_eq!(auth.delay(HERE, "admin", now), Duration::ZERO, "another address does not pay for it");
         assert_eq!(auth.delay(THERE, "admin", now + FORGIVEN_AFTER * 2), Duration::ZERO);
         auth.judged(THERE, "admin", false, now);

@@ -6,7 +6,7 @@
 //! ```
 
 use std::{
-    io::{self, Write},
+    io,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -33,7 +33,7 @@ use crate::{
     monitor::{Monitor, MonitorServices},
     net::{self, AddressLimits, Net},
     peers::{Peers, Remembering},
-    plugin::{self, Supervisor},
+    plugin::{self, Supervisor, preflight::Checker},
     session::Limits,
     store::{Store, StoreError},
 };
@@ -51,7 +51,9 @@ pub enum DaemonError {
     #[error(transparent)]
     Config(#[from] Faults),
     /// Nobody can connect.
-    #[error("cannot listen on {address}; is another master running there? --listen takes HOST:PORT, port 0 asks for any")]
+    #[error(
+        "cannot listen on {address}; is another master running there? --listen takes HOST:PORT, port 0 asks for any"
+    )]
     Listen {
         /// As configured.
         address: String,
@@ -142,7 +144,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     };
     let master = Arc::new(Master::new(
         peers,
-        Auth::new(credentials(daemon), reconnect(&config)),
+        Auth::new(daemon.fleet.users.clone(), daemon.fleet.tokens.clone(), config.auth.clone()),
         store,
         modules.clone(),
         app(Role::Master),
@@ -186,7 +188,8 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
             Order::Stop => break,
             Order::Reread => match config.reread() {
                 Ok(new) => {
-                    master.auth.replace(credentials(&new.daemon), reconnect(&new));
+                    let fleet = &new.daemon.fleet;
+                    master.auth.replace(fleet.users.clone(), fleet.tokens.clone(), new.auth.clone());
                     changeable.modules.store(Arc::new(new.daemon.clone()));
                     config = new;
                     info!("configuration read again");
@@ -282,13 +285,10 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
         info: config.info.clone(),
     };
     let fleet = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
-    let app =
-        App::new(Role::Monitor, identity, fleet, daemon.settings.clone(), modules.clone(), stop.clone());
-    let token = config.token.as_ref().map(|token| token.reveal().to_owned());
-    let monitor =
-        Arc::new(Monitor::new(app, modules.clone(), token, daemon.limits.outbox, daemon.requests.deadline));
-    let roles: Vec<(Role, Arc<dyn Services>)> =
-        vec![(Role::Monitor, Arc::new(MonitorServices(monitor.clone())))];
+    let app = App::new(Role::Monitor, identity, fleet, daemon.settings.clone(), modules.clone(), stop.clone());
+    let token = config.token.as_ref().map(|token| token.expose().to_owned());
+    let monitor = Arc::new(Monitor::new(app, modules.clone(), token, daemon.limits.outbox, daemon.requests.deadline));
+    let roles: Vec<(Role, Arc<dyn Services>)> = vec![(Role::Monitor, Arc::new(MonitorServices(monitor.clone())))];
     let plugins = supervise(daemon, &changeable, roles, &modules)?;
     plugins.settled().await;
     let linking = CancellationToken::new();
@@ -338,7 +338,7 @@ fn supervise(
     let settings = &daemon.plugins;
     let config = plugin::Config {
         directory: settings.dir.clone(),
-        checker: plugin::Checker { timeout: settings.preflight_timeout, ..plugin::Checker::default() },
+        checker: Checker { timeout: settings.preflight_timeout, ..Checker::default() },
         settle: settings.settle,
         gone: settings.gone_after,
         drain: settings.drain,

@@ -4,6 +4,8 @@ mod app;
 mod auth;
 pub mod client;
 pub mod config;
+pub mod daemon;
+pub mod demo;
 pub mod ids;
 mod link;
 mod master;
@@ -16,3 +18,5 @@ mod session;
 mod store;
 mod values;
 mod wire;
+
+pub use plugin::preflight::child_main as preflight_child;

@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use muster_plugin_api::Role;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -28,7 +29,7 @@ use crate::{
         deliver::Blocked,
     },
     peers::{Link, Peers},
-    plugin::FileStatus,
+    plugin::status::FileStatus,
     session::{Limits, Reply, outbox::Outbox},
     store::Store,
     wire::{
@@ -87,6 +88,13 @@ impl Master {
         if self.plugins.set(status).is_err() {
             tracing::error!("the status of the plugins is published already");
         }
+    }
+
+    /// What is known of the plugins, for people and programs.
+    fn plugins(&self) -> Value {
+        let files = self.plugins.get().map(|status| status.borrow().clone());
+        let files: Vec<Value> = files.iter().flat_map(|files| files.iter()).map(FileStatus::to_json).collect();
+        json!({ "plugins": files })
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -148,7 +156,7 @@ impl Master {
         let call = Call {
             source,
             body: Bytes::copy_from_slice(body.as_bytes()),
-            deadline: self.modules.deadline(Role::Master, module),
+            deadline: Instant::now() + self.modules.deadline_of(Role::Master, module),
             responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), topic, id))),
         };
         self.modules.deliver(Role::Master, module, call)

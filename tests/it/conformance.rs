@@ -64,8 +64,7 @@ async fn a_refused_token_is_answered_and_disconnected() {
 #[tokio::test]
 async fn a_monitor_whose_token_was_refused_is_not_let_in_by_reconnect() {
     let refusal = json!({"code": -1, "msg": ANY_TEXT});
-    let transcript =
-        ours("monitor-register-bad-token").instead(12, &refusal, "Q6, auth.reconnect = known");
+    let transcript = ours("monitor-register-bad-token").instead(12, &refusal, "Q6, auth.reconnect = known");
     let master = Setup::master().start().await;
     let mut player = Player::new(master.address());
     player.play(&transcript).await;
@@ -97,10 +96,7 @@ async fn a_peer_that_says_disconnect_is_let_go_and_its_connection_closed() {
     // Both ids are free again.
     Peer::admin(master.address(), "client-1").await;
     let mut back = Peer::connect("chat-server-1", master.address()).await;
-    assert_eq!(
-        back.reconnect_monitor("chat-server-1", "chat").await,
-        json!({"code": 1, "msg": "ok"})
-    );
+    assert_eq!(back.reconnect_monitor("chat-server-1", "chat").await, json!({"code": 1, "msg": "ok"}));
     master.shutdown().await;
 }
 
@@ -108,10 +104,7 @@ async fn a_peer_that_says_disconnect_is_let_go_and_its_connection_closed() {
 
 #[tokio::test]
 async fn a_pull_module_asks_every_monitor_on_schedule() {
-    let master = Setup::master()
-        .set("modules.timeReport.interval", "1")
-        .start()
-        .await;
+    let master = Setup::master().set("modules.timeReport.interval", "1").start().await;
     let transcript = ours("time-report-pull").adjusted(Direction::ToPeer, OWN_MONITOR, |message| {
         if message["respId"] == 1 {
             message["body"]["master-server-1"] = json!("the time");
@@ -130,27 +123,15 @@ async fn what_monitors_push_is_kept_for_clients() {
 
 #[tokio::test]
 async fn enabling_a_pull_module_runs_its_first_round_at_once() {
-    let master = Setup::master()
-        .set("modules.timeReport.interval", "3600")
-        .start()
-        .await;
+    let master = Setup::master().set("modules.timeReport.interval", "3600").start().await;
     let mut client = Peer::admin(master.address(), "client-1").await;
     let body = json!({"clientId": "client-1", "username": "admin"});
-    assert_eq!(
-        client.command("disable", "timeReport", body.clone()).await["body"],
-        1
-    );
+    assert_eq!(client.command("disable", "timeReport", body.clone()).await["body"], 1);
     let mut monitor = Peer::monitor(master.address(), "test-server-1", "test").await;
-    assert_eq!(
-        client.command("enable", "timeReport", body).await["body"],
-        1
-    );
+    assert_eq!(client.command("enable", "timeReport", body).await["body"], 1);
     let enabled = monitor.expect_message().await;
     assert_eq!(enabled["command"], "enable");
-    assert_eq!(
-        monitor.expect_message().await,
-        json!({"moduleId": "timeReport", "body": "testMsg"})
-    );
+    assert_eq!(monitor.expect_message().await, json!({"moduleId": "timeReport", "body": "testMsg"}));
     master.shutdown().await;
 }
 
@@ -166,14 +147,8 @@ async fn commands_answer_as_the_original_and_are_forwarded_without_client_id() {
         .or_instead(17, &bare("disable"))
         .instead(26, &forwarded("enable"), q18)
         .or_instead(26, &bare("enable"))
-        .without(
-            35,
-            "no schedule here, so that the master's own monitor reports nothing",
-        );
-    let master = Setup::master()
-        .without_plugins(&["no_handlers"])
-        .start()
-        .await;
+        .without(35, "no schedule here, so that the master's own monitor reports nothing");
+    let master = Setup::master().without_plugins(&["no_handlers"]).start().await;
     Player::replay(master.address(), &transcript).await;
     master.shutdown().await;
 }
@@ -187,25 +162,11 @@ async fn unknown_disabled_and_handlerless_modules_are_told_apart() {
     // The recording's program did this to one side only; a command reaches both.
     let mut operator = Peer::admin(master.address(), "operator").await;
     let body = json!({"clientId": "operator", "username": "admin"});
-    assert_eq!(
-        operator
-            .command("disable", "timeReport", body.clone())
-            .await["body"],
-        1
-    );
-    assert_eq!(
-        player.peer(1).expect_monitor_message().await["command"],
-        "disable"
-    );
+    assert_eq!(operator.command("disable", "timeReport", body.clone()).await["body"], 1);
+    assert_eq!(player.peer(1).expect_monitor_message().await["command"], "disable");
     player.play(&transcript.part(31, 35)).await;
-    assert_eq!(
-        operator.command("enable", "timeReport", body).await["body"],
-        1
-    );
-    assert_eq!(
-        player.peer(1).expect_monitor_message().await["command"],
-        "enable"
-    );
+    assert_eq!(operator.command("enable", "timeReport", body).await["body"], 1);
+    assert_eq!(player.peer(1).expect_monitor_message().await["command"], "enable");
     player.play(&transcript.part(36, 40)).await;
     player.finish().await;
     master.shutdown().await;
@@ -221,9 +182,7 @@ async fn an_unanswered_request_is_sent_again_with_a_string_id() {
 #[tokio::test]
 async fn a_request_to_an_unknown_id_is_not_remembered() {
     let transcript = ours("qos-request-before-register")
-        .without_all("Q10: a request that failed must not run later", |line| {
-            (14..=16).contains(&line.number)
-        })
+        .without_all("Q10: a request that failed must not run later", |line| (14..=16).contains(&line.number))
         .without(26, "Q12: nothing is sent to a monitor that was refused");
     replays(transcript).await;
 }
@@ -237,10 +196,7 @@ async fn a_second_monitor_with_an_id_is_a_slave_and_follows_the_first() {
     let mut player = Player::new(master.address());
     player.play(&transcript).await;
     let request = player.peer(2).expect_monitor_message().await;
-    assert_eq!(
-        (&request["moduleId"], &request["body"]),
-        (&json!("echo"), &json!({"op": "ok"}))
-    );
+    assert_eq!((&request["moduleId"], &request["body"]), (&json!("echo"), &json!({"op": "ok"})));
     player.finish().await;
     master.shutdown().await;
 }
@@ -250,8 +206,7 @@ async fn a_second_monitor_with_an_id_is_a_slave_and_follows_the_first() {
 /// As the recorded application had it: three servers, so that the fourth `record` (the master's own monitor is one)
 /// starts them over.
 fn application() -> ConfigDir {
-    let gate =
-        json!([{"id": "gate-server-1", "host": "127.0.0.1", "clientPort": 3014, "frontend": true}]);
+    let gate = json!([{"id": "gate-server-1", "host": "127.0.0.1", "clientPort": 3014, "frontend": true}]);
     let connector = json!([{"id": "connector-server-1", "host": "127.0.0.1", "port": 4050,
         "clientHost": "127.0.0.1", "clientPort": 3050, "frontend": true}]);
     let chat = json!([{"id": "chat-server-1", "host": "127.0.0.1", "port": 6050}]);
@@ -279,11 +234,7 @@ async fn servers_subscribe_are_told_of_each_other_and_start_over_once() {
 #[tokio::test]
 async fn a_server_that_leaves_and_joins_again_is_announced() {
     let (master, mut player) = application_master().await;
-    for name in [
-        "pomelo-app-start",
-        "pomelo-server-leaves",
-        "pomelo-server-joins-late",
-    ] {
+    for name in ["pomelo-app-start", "pomelo-server-leaves", "pomelo-server-joins-late"] {
         player.play(&ours(name)).await;
         player.expect_silence().await;
     }
@@ -293,43 +244,24 @@ async fn a_server_that_leaves_and_joins_again_is_announced() {
 
 /// Until all three servers have lost their links and come back: connections 5, 6 and 7.
 async fn come_back(player: &mut Player) {
-    for name in [
-        "pomelo-app-start",
-        "pomelo-server-leaves",
-        "pomelo-server-joins-late",
-    ] {
+    for name in ["pomelo-app-start", "pomelo-server-leaves", "pomelo-server-joins-late"] {
         player.play(&ours(name)).await;
     }
     let removed = |id: &str| json!({"action": "removeServer", "id": id});
     player.cut(1);
-    assert_eq!(
-        player.peer(2).expect_monitor_message().await["body"],
-        removed("gate-server-1")
-    );
+    assert_eq!(player.peer(2).expect_monitor_message().await["body"], removed("gate-server-1"));
     player.cut(4);
-    assert_eq!(
-        player.peer(2).expect_monitor_message().await["body"],
-        removed("chat-server-1")
-    );
+    assert_eq!(player.peer(2).expect_monitor_message().await["body"], removed("chat-server-1"));
     player.cut(2);
     let transcript = ours("pomelo-links-break-reconnect")
         .without_all("systemInfo and nodeInfo come with a later issue", |line| {
-            ["systemInfo", "nodeInfo"]
-                .iter()
-                .any(|module| line.message()["moduleId"] == **module)
+            ["systemInfo", "nodeInfo"].iter().any(|module| line.message()["moduleId"] == **module)
         })
-        .without_all(
-            "Q11: what replaceServer has made obsolete is not sent again",
-            |line| {
-                let message = line.message();
-                message["reqId"].is_string() || message["respId"].is_string()
-            },
-        )
-        .adjusted(
-            Direction::ToPeer,
-            "Q4: info.pid is set on reconnect, too",
-            with_pids,
-        );
+        .without_all("Q11: what replaceServer has made obsolete is not sent again", |line| {
+            let message = line.message();
+            message["reqId"].is_string() || message["respId"].is_string()
+        })
+        .adjusted(Direction::ToPeer, "Q4: info.pid is set on reconnect, too", with_pids);
     player.play(&transcript).await;
 }
 
@@ -365,9 +297,7 @@ async fn servers_that_come_back_get_the_whole_map_and_are_announced() {
 async fn the_console_lists_stops_and_passes_crons_and_blacklists_on() {
     let (master, mut player) = application_master().await;
     come_back(&mut player).await;
-    player
-        .play(&ours("console-basic").without(24, "Q20: a request has one response"))
-        .await;
+    player.play(&ours("console-basic").without(24, "Q20: a request has one response")).await;
     player.finish().await;
     master.shutdown().await;
 }
@@ -376,11 +306,11 @@ async fn the_console_lists_stops_and_passes_crons_and_blacklists_on() {
 async fn a_level_two_user_may_look_and_not_touch() {
     let (master, mut player) = application_master().await;
     come_back(&mut player).await;
-    let denied = json!({"respId": 5, "error": {"message": "Command permission denied", "stack": ANY_TEXT}, "body": null});
+    let denied =
+        json!({"respId": 5, "error": {"message": "Command permission denied", "stack": ANY_TEXT}, "body": null});
     let hole = "PROTOCOL 6.3: the original leaves blacklist and addCron open to everybody";
-    let transcript = ours("console-level-2")
-        .without_all(hole, |line| (26..=28).contains(&line.number))
-        .instead(29, &denied, hole);
+    let transcript =
+        ours("console-level-2").without_all(hole, |line| (26..=28).contains(&line.number)).instead(29, &denied, hole);
     player.play(&transcript).await;
     player.finish().await;
     master.shutdown().await;
@@ -394,10 +324,7 @@ async fn kill_is_answered_by_every_monitor_and_ends_the_master() {
     player.cut(5);
     for conn in [6, 7] {
         let request = player.peer(conn).answer_next(json!(1), Value::Null).await;
-        assert_eq!(
-            request["body"],
-            json!({"action": "removeServer", "id": "chat-server-1"})
-        );
+        assert_eq!(request["body"], json!({"action": "removeServer", "id": "chat-server-1"}));
     }
     player.play(&ours("console-kill").part(1, 7)).await;
     assert_eq!(player.peer(8).expect_closed().await, []);
@@ -411,20 +338,11 @@ fn every_recording_has_packets_of_both_sides() {
     for entry in std::fs::read_dir(dir).expect("the recordings are part of the source tree") {
         let path = entry.expect("a directory can be read").path();
         if path.extension().is_some_and(|ending| ending == "jsonl") {
-            let name = path
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .expect("names are ASCII");
+            let name = path.file_stem().and_then(|stem| stem.to_str()).expect("names are ASCII");
             let transcript = Transcript::load(name);
             for direction in [Direction::ToMaster, Direction::ToPeer] {
-                let spoken = transcript
-                    .lines()
-                    .iter()
-                    .filter(|line| line.direction == direction);
-                assert!(
-                    spoken.clone().any(|line| line.event != Event::Open),
-                    "{name}: {direction:?}"
-                );
+                let spoken = transcript.lines().iter().filter(|line| line.direction == direction);
+                assert!(spoken.clone().any(|line| line.event != Event::Open), "{name}: {direction:?}");
             }
         }
     }

@@ -25,20 +25,13 @@ const CLIENTS: [(&str, u32, &str); 8] = [
 async fn log_in(stage: &mut Stage, user: &str, answer: &str) -> String {
     stage.accept(1).await;
     let peer = stage.peer(1);
-    assert!(
-        matches!(peer.next().await, Some(Packet::Connect(_))),
-        "CONNECT comes first"
-    );
+    assert!(matches!(peer.next().await, Some(Packet::Connect(_))), "CONNECT comes first");
     peer.send(&Packet::Connack).await;
     let login = peer.expect_json("register").await;
     let id = login["id"].as_str().expect("a client has an id").to_owned();
     let as_md5 = json!({"type": "client", "id": id, "username": user, "password": md5_hex(user), "md5": true});
-    let plain =
-        json!({"type": "client", "id": id, "username": user, "password": user, "md5": false});
-    assert!(
-        [as_md5, plain].contains(&login),
-        "{login} is no login of {user}"
-    );
+    let plain = json!({"type": "client", "id": id, "username": user, "password": user, "md5": false});
+    assert!([as_md5, plain].contains(&login), "{login} is no login of {user}");
     peer.publish("register", answer).await;
     id
 }
@@ -48,9 +41,7 @@ async fn ask(user: &str, request: &Value, response: &Value) -> Finished {
     let mut stage = Stage::listen().await;
     let mut body = request["body"].clone();
     for attached in ["clientId", "username"] {
-        body.as_object_mut()
-            .expect("a client's bodies are objects")
-            .remove(attached);
+        body.as_object_mut().expect("a client's bodies are objects").remove(attached);
     }
     let module = match (request["command"].as_str(), request["moduleId"].as_str()) {
         (Some(command), Some(module)) => format!("command:{command}:{module}"),
@@ -63,10 +54,7 @@ async fn ask(user: &str, request: &Value, response: &Value) -> Finished {
         let peer: &mut Peer = stage.peer(1);
         let sent = match peer.next().await {
             Some(Packet::Publish { topic, payload }) if topic == "client" => {
-                assert!(
-                    payload.starts_with('"'),
-                    "requests are JSON in a JSON string: {payload}"
-                );
+                assert!(payload.starts_with('"'), "requests are JSON in a JSON string: {payload}");
                 decode(&payload)
             }
             other => panic!("a request expected, got {other:?}"),
@@ -76,14 +64,10 @@ async fn ask(user: &str, request: &Value, response: &Value) -> Finished {
         expected["body"]["clientId"] = json!(id);
         expected["body"]["username"] = json!(user);
         assert_eq!(sent, expected, "what the client sends");
-        assert!(
-            sent["reqId"].as_u64().is_some_and(|number| number > 0),
-            "ids are numbers from 1"
-        );
+        assert!(sent["reqId"].as_u64().is_some_and(|number| number > 0), "ids are numbers from 1");
         let mut response = response.clone();
         response["respId"] = sent["reqId"].clone();
-        peer.publish("client", &json!(response.to_string()).to_string())
-            .await;
+        peer.publish("client", &json!(response.to_string()).to_string()).await;
         // The command ends by itself, and the connection with it.
         peer.expect_closed().await;
     };
@@ -118,10 +102,7 @@ async fn a_refused_login_is_told_with_the_masters_words_and_exit_code_four() {
     };
     let (finished, ()) = tokio::join!(call(master, "admin", "echo", &body), refuse);
     assert_eq!(finished.code, 4, "{finished:?}");
-    assert_eq!(
-        finished.json(),
-        json!({"login": "client auth failed with username or password error"})
-    );
+    assert_eq!(finished.json(), json!({"login": "client auth failed with username or password error"}));
 }
 
 #[tokio::test]
@@ -132,19 +113,10 @@ async fn a_second_response_and_notifies_do_not_disturb_a_call() {
         log_in(&mut stage, "admin", r#"{"code":1,"msg":"ok"}"#).await;
         let peer = stage.peer(1);
         let request = peer.expect_message().await;
-        peer.publish("client", r#"{"moduleId":"echo","body":{"hello":"client"}}"#)
-            .await;
+        peer.publish("client", r#"{"moduleId":"echo","body":{"hello":"client"}}"#).await;
         for body in [json!("unknown"), json!("ours"), json!("second")] {
-            let id = if body == "unknown" {
-                json!(999)
-            } else {
-                request["reqId"].clone()
-            };
-            peer.publish(
-                "client",
-                &json!(json!({"respId": id, "body": body}).to_string()).to_string(),
-            )
-            .await;
+            let id = if body == "unknown" { json!(999) } else { request["reqId"].clone() };
+            peer.publish("client", &json!(json!({"respId": id, "body": body}).to_string()).to_string()).await;
         }
         peer.expect_closed().await;
     };
@@ -156,25 +128,14 @@ async fn a_second_response_and_notifies_do_not_disturb_a_call() {
 #[tokio::test]
 async fn a_master_that_is_not_there_is_exit_code_five() {
     let port = muster_tests::node::free_port();
-    let finished = call(
-        SocketAddr::from(([127, 0, 0, 1], port)),
-        "admin",
-        "echo",
-        &json!({}),
-    )
-    .await;
+    let finished = call(SocketAddr::from(([127, 0, 0, 1], port)), "admin", "echo", &json!({})).await;
     assert_eq!(finished.code, 5, "{finished:?}");
     assert!(!finished.stderr.is_empty(), "an error says why");
 }
 
 #[tokio::test]
 async fn a_wrong_usage_is_exit_code_two() {
-    for arguments in [
-        &["no-such-command"][..],
-        &["call"],
-        &["monitor"],
-        &["call", "echo", "not JSON"],
-    ] {
+    for arguments in [&["no-such-command"][..], &["call"], &["monitor"], &["call", "echo", "not JSON"]] {
         let finished = muster(arguments).await;
         assert_eq!(finished.code, 2, "{arguments:?}: {finished:?}");
     }

@@ -39,10 +39,7 @@ async fn cut_after(peer: &mut Peer, since: Instant, limit: Duration) -> Vec<Pack
     let packets = peer.expect_closed_within(limit + LATE).await;
     let lasted = since.elapsed();
     // Half a second of grace: our clock was started before the master's.
-    assert!(
-        lasted + Duration::from_millis(500) > limit,
-        "cut after {lasted:?}, due are {limit:?}"
-    );
+    assert!(lasted + Duration::from_millis(500) > limit, "cut after {lasted:?}, due are {limit:?}");
     packets
 }
 
@@ -68,9 +65,7 @@ async fn who_never_says_connect_is_cut_after_five_seconds() {
     let mut silent = Peer::open("silent", address).await;
     let mut dripping = Peer::open("dripping", address).await;
     // Half a CONNECT is no CONNECT.
-    dripping
-        .send_bytes(&Packet::connect("MQTT_ADMIN_1").encode()[..7])
-        .await;
+    dripping.send_bytes(&Packet::connect("MQTT_ADMIN_1").encode()[..7]).await;
     bystanders.check().await;
     assert_eq!(cut_after(&mut silent, since, TO_CONNECT).await, []);
     assert_eq!(cut_after(&mut dripping, since, TO_CONNECT).await, []);
@@ -84,16 +79,11 @@ async fn who_never_registers_is_cut_after_ten_seconds() {
     let mut silent = Peer::connect("silent", address).await;
     let mut busy = Peer::connect("busy", address).await;
     // Neither half a registration nor pings buy time.
-    busy.publish("register", r#"{"type":"monitor","serverType":"chat"}"#)
-        .await;
+    busy.publish("register", r#"{"type":"monitor","serverType":"chat"}"#).await;
     busy.settle().await;
     bystanders.check().await;
-    assert!(only_disconnect(
-        &cut_after(&mut silent, since, TO_REGISTER).await
-    ));
-    assert!(only_disconnect(
-        &cut_after(&mut busy, since, TO_REGISTER).await
-    ));
+    assert!(only_disconnect(&cut_after(&mut silent, since, TO_REGISTER).await));
+    assert!(only_disconnect(&cut_after(&mut busy, since, TO_REGISTER).await));
     end(master, bystanders).await;
 }
 
@@ -125,22 +115,14 @@ async fn an_announced_packet_of_256_megabytes_closes_the_connection_at_once() {
         peer.send_bytes(&announcement).await;
         let since = Instant::now();
         peer.expect_closed().await;
-        assert!(
-            since.elapsed() < TO_CONNECT,
-            "it is the size that closes, not the clock"
-        );
+        assert!(since.elapsed() < TO_CONNECT, "it is the size that closes, not the clock");
         bystanders.check().await;
     }
     let mut logged_in = Peer::admin(address, "huge").await;
-    logged_in
-        .send_bytes(&[&[0x30][..], &remaining_length(268_435_455)].concat())
-        .await;
+    logged_in.send_bytes(&[&[0x30][..], &remaining_length(268_435_455)].concat()).await;
     logged_in.expect_closed().await;
     let grown = master.rss_kib().saturating_sub(before);
-    assert!(
-        grown < 64 * 1024,
-        "announcements must reserve nothing, memory grew by {grown} KiB"
-    );
+    assert!(grown < 64 * 1024, "announcements must reserve nothing, memory grew by {grown} KiB");
     end(master, bystanders).await;
 }
 
@@ -152,11 +134,7 @@ async fn before_login_packets_are_limited_to_64_kib() {
     let fits = publish_bytes("x", &vec![b' '; BEFORE_LOGIN - 1024]);
     large.send_bytes(&fits).await;
     assert!(large.settle().await, "a packet below the limit is taken");
-    shower(
-        &mut large,
-        &publish_bytes("x", &vec![b' '; BEFORE_LOGIN + 1024]),
-    )
-    .await;
+    shower(&mut large, &publish_bytes("x", &vec![b' '; BEFORE_LOGIN + 1024])).await;
     large.expect_closed().await;
     bystanders.check().await;
     end(master, bystanders).await;
@@ -168,16 +146,9 @@ async fn after_login_packets_are_limited_to_16_mib() {
     let mut large = Peer::admin(address, "large").await;
     let text = "x".repeat(AFTER_LOGIN - 4096);
     let answer = large.request("echo", json!({"text": text})).await;
-    assert_eq!(
-        answer["body"]["text"].as_str().map(str::len),
-        Some(text.len())
-    );
+    assert_eq!(answer["body"]["text"].as_str().map(str::len), Some(text.len()));
     bystanders.check().await;
-    shower(
-        &mut large,
-        &publish_bytes("client", &vec![b' '; AFTER_LOGIN + 4096]),
-    )
-    .await;
+    shower(&mut large, &publish_bytes("client", &vec![b' '; AFTER_LOGIN + 4096])).await;
     large.expect_closed().await;
     end(master, bystanders).await;
 }
@@ -187,21 +158,13 @@ async fn malformed_packets_close_their_connection_and_no_other() {
     let (master, address, mut bystanders) = start().await;
     let client_id = b"\x00\x01a";
     let connect = |name: &[u8], version: u8| {
-        let head = u16::try_from(name.len())
-            .expect("names are short")
-            .to_be_bytes();
-        frame(
-            0x10,
-            &[&head[..], name, &[version, 2, 0, 0], client_id].concat(),
-        )
+        let head = u16::try_from(name.len()).expect("names are short").to_be_bytes();
+        frame(0x10, &[&head[..], name, &[version, 2, 0, 0], client_id].concat())
     };
     let strangers: Vec<(&str, Vec<u8>)> = vec![
         ("another protocol", connect(b"HTTP", 4)),
         ("another version", connect(b"MQTT", 9)),
-        (
-            "a text protocol",
-            b"GET / HTTP/1.1\r\nHost: muster\r\n\r\n".to_vec(),
-        ),
+        ("a text protocol", b"GET / HTTP/1.1\r\nHost: muster\r\n\r\n".to_vec()),
         ("a reserved packet type", vec![0xf0, 0]),
         ("CONNECT cut short", frame(0x10, &[0, 4, b'M', b'Q'])),
     ];
@@ -212,19 +175,10 @@ async fn malformed_packets_close_their_connection_and_no_other() {
         bystanders.check().await;
     }
     let of_clients: Vec<(&str, Vec<u8>)> = vec![
-        (
-            "a remaining length without end",
-            vec![0x30, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-        ),
-        (
-            "a topic longer than its packet",
-            frame(0x30, &[0xff, 0xff, b'x']),
-        ),
+        ("a remaining length without end", vec![0x30, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        ("a topic longer than its packet", frame(0x30, &[0xff, 0xff, b'x'])),
         ("PUBLISH without a topic", frame(0x30, &[0])),
-        (
-            "a topic that is not UTF-8",
-            frame(0x30, &[0, 2, 0xff, 0xfe]),
-        ),
+        ("a topic that is not UTF-8", frame(0x30, &[0, 2, 0xff, 0xfe])),
     ];
     for (what, bytes) in of_clients {
         let mut peer = Peer::admin(address, what).await;
@@ -274,9 +228,8 @@ async fn a_request_with_a_thousand_levels_has_an_answer_or_none_and_nothing_brea
     let (master, address, mut bystanders) = start().await;
     let mut client = Peer::admin(address, "client-1").await;
     let deep = "[".repeat(1000) + &"]".repeat(1000);
-    let request = format!(
-        r#"{{"reqId":900,"moduleId":"echo","body":{{"do":"answer","payload":{{"op":"ok","v":{deep}}}}}}}"#
-    );
+    let request =
+        format!(r#"{{"reqId":900,"moduleId":"echo","body":{{"do":"answer","payload":{{"op":"ok","v":{deep}}}}}}}"#);
     client.publish("client", &json!(request).to_string()).await;
     bystanders.check().await;
     // Whether that is answered, dropped or refused is the master's choice; the next one is answered.
@@ -304,11 +257,7 @@ async fn duplicate_keys_do_not_smuggle_anything_past_the_level() {
         Packet::Publish { payload, .. } => muster_tests::peer::decode(payload)["body"] == 1,
         _ => false,
     });
-    assert!(
-        !told_ok,
-        "a user of level 2 was told ok: {:?}",
-        client.inbox()
-    );
+    assert!(!told_ok, "a user of level 2 was told ok: {:?}", client.inbox());
     end(master, bystanders).await;
 }
 
@@ -318,25 +267,10 @@ async fn packets_in_a_wrong_order_touch_only_their_own_connection() {
     let orders: Vec<(&str, Vec<Vec<u8>>)> = vec![
         ("CONNACK from a peer", vec![Packet::Connack.encode()]),
         ("PINGRESP before CONNECT", vec![Packet::Pingresp.encode()]),
-        (
-            "CONNECT twice",
-            vec![Packet::connect("a").encode(), Packet::connect("a").encode()],
-        ),
+        ("CONNECT twice", vec![Packet::connect("a").encode(), Packet::connect("a").encode()]),
         ("DISCONNECT first", vec![Packet::Disconnect.encode()]),
-        (
-            "SUBSCRIBE",
-            vec![
-                Packet::connect("a").encode(),
-                frame(0x82, &[0, 1, 0, 1, b'#', 0]),
-            ],
-        ),
-        (
-            "reconnect before CONNECT",
-            vec![publish_bytes(
-                "reconnect",
-                br#"{"id":"x","type":"monitor"}"#,
-            )],
-        ),
+        ("SUBSCRIBE", vec![Packet::connect("a").encode(), frame(0x82, &[0, 1, 0, 1, b'#', 0])]),
+        ("reconnect before CONNECT", vec![publish_bytes("reconnect", br#"{"id":"x","type":"monitor"}"#)]),
     ];
     for (what, packets) in orders {
         let mut peer = Peer::open(what, address).await;
@@ -356,17 +290,7 @@ async fn names_of_events_are_no_topics() {
     let mut stranger = Peer::connect("stranger", address).await;
     let mut client = Peer::admin(address, "client-1").await;
     let mut monitor = Peer::monitor(address, "chat-server-1", "chat").await;
-    let topics = [
-        "error",
-        "close",
-        "disconnect",
-        "__proto__",
-        "constructor",
-        "connect",
-        "timeout",
-        "",
-        "reconnect_ok",
-    ];
+    let topics = ["error", "close", "disconnect", "__proto__", "constructor", "connect", "timeout", "", "reconnect_ok"];
     for topic in topics {
         for peer in [&mut stranger, &mut client, &mut monitor] {
             for payload in ["{}", r#"{"code":1,"msg":"ok"}"#, "null", "not JSON"] {
@@ -375,12 +299,7 @@ async fn names_of_events_are_no_topics() {
             peer.expect_silence().await;
         }
     }
-    let request = client
-        .send_request(
-            "echo",
-            json!({"do": "request", "target": "chat-server-1", "payload": {}}),
-        )
-        .await;
+    let request = client.send_request("echo", json!({"do": "request", "target": "chat-server-1", "payload": {}})).await;
     monitor.answer_next(Value::Null, json!("still here")).await;
     assert_eq!(client.response(request).await["body"], "still here");
     bystanders.check().await;
@@ -393,8 +312,7 @@ async fn messages_of_the_other_role_are_ignored() {
     let mut client = Peer::admin(address, "client-1").await;
     let mut monitor = Peer::monitor(address, "chat-server-1", "chat").await;
     let request = json!({"reqId": 1, "moduleId": "echo", "body": {"op": "ok"}}).to_string();
-    let command =
-        json!({"reqId": 2, "command": "disable", "moduleId": "echo", "body": {}}).to_string();
+    let command = json!({"reqId": 2, "command": "disable", "moduleId": "echo", "body": {}}).to_string();
     client.publish("monitor", &json!(request).to_string()).await;
     client.expect_silence().await;
     for message in [request, command] {
@@ -410,15 +328,8 @@ async fn messages_of_the_other_role_are_ignored() {
 async fn is_refused(peer: &mut Peer, topic: &str) {
     match peer.next().await {
         None | Some(Packet::Disconnect) => {}
-        Some(Packet::Publish {
-            topic: got,
-            payload,
-        }) if got == topic => {
-            assert_eq!(
-                muster_tests::peer::decode(&payload)["code"],
-                -1,
-                "{payload}"
-            );
+        Some(Packet::Publish { topic: got, payload }) if got == topic => {
+            assert_eq!(muster_tests::peer::decode(&payload)["code"], -1, "{payload}");
         }
         other => panic!("a refusal expected, got {other:?}"),
     }
@@ -438,10 +349,7 @@ async fn reconnect_needs_an_id_that_has_registered_if_there_is_a_token_table() {
     let mut with_token = message.clone();
     with_token["token"] = json!(token_for("chat"));
     known.publish("reconnect", &with_token.to_string()).await;
-    assert_eq!(
-        known.expect_json("reconnect_ok").await,
-        json!({"code": 1, "msg": "ok"})
-    );
+    assert_eq!(known.expect_json("reconnect_ok").await, json!({"code": 1, "msg": "ok"}));
     bystanders.check().await;
     end(master, bystanders).await;
 }
@@ -465,21 +373,14 @@ async fn without_a_token_table_reconnect_is_open_as_in_the_original() {
     let config = ConfigDir::empty().with_users();
     let master = Setup::master().config(config).start().await;
     let mut monitor = Peer::connect("chat-server-1", master.address()).await;
-    assert_eq!(
-        monitor.reconnect_monitor("chat-server-1", "chat").await,
-        json!({"code": 1, "msg": "ok"})
-    );
+    assert_eq!(monitor.reconnect_monitor("chat-server-1", "chat").await, json!({"code": 1, "msg": "ok"}));
     master.shutdown().await;
 }
 
 #[tokio::test]
 async fn no_role_can_be_had_by_reconnect() {
     for config in [ConfigDir::recorded(), ConfigDir::empty().with_users()] {
-        let master = Setup::master()
-            .config(config)
-            .set("auth.reconnect", "open")
-            .start()
-            .await;
+        let master = Setup::master().config(config).set("auth.reconnect", "open").start().await;
         let mut bystanders = Bystanders::join(master.address()).await;
         let claims = [
             json!({"id": "x", "type": "client", "serverType": "client", "username": "admin"}),
@@ -495,15 +396,12 @@ async fn no_role_can_be_had_by_reconnect() {
                 json!({"reqId": 2, "command": "disable", "moduleId": "echo", "body": body}),
                 json!({"reqId": 3, "moduleId": "__console__", "body": {"signal": "kill", "clientId": "x"}}),
             ] {
-                let bytes =
-                    publish_bytes("client", json!(command.to_string()).to_string().as_bytes());
+                let bytes = publish_bytes("client", json!(command.to_string()).to_string().as_bytes());
                 shower(&mut peer, &bytes).await;
             }
             peer.settle().await;
-            let answered = peer
-                .inbox()
-                .iter()
-                .any(|packet| matches!(packet, Packet::Publish { topic, .. } if topic == "client"));
+            let answered =
+                peer.inbox().iter().any(|packet| matches!(packet, Packet::Publish { topic, .. } if topic == "client"));
             assert!(!answered, "{claim} made a client: {:?}", peer.inbox());
             bystanders.check().await;
         }
@@ -518,20 +416,11 @@ async fn a_connection_cannot_take_a_second_id() {
     let mut second = json!({"id": "chat-server-2", "type": "monitor", "serverType": "chat", "pid": 1,
         "info": {"id": "chat-server-2", "serverType": "chat", "host": "127.0.0.1", "port": 2}});
     second["token"] = json!(token_for("chat"));
-    shower(
-        &mut monitor,
-        &publish_bytes("register", second.to_string().as_bytes()),
-    )
-    .await;
+    shower(&mut monitor, &publish_bytes("register", second.to_string().as_bytes())).await;
     monitor.settle().await;
     let mut client = Peer::admin(address, "client-1").await;
-    let target =
-        |id: &str| json!({"do": "notifyById", "target": id, "payload": {"op": "mark", "v": 1}});
-    assert_eq!(
-        client.request("echo", target("chat-server-2")).await["body"],
-        false,
-        "nobody has that id"
-    );
+    let target = |id: &str| json!({"do": "notifyById", "target": id, "payload": {"op": "mark", "v": 1}});
+    assert_eq!(client.request("echo", target("chat-server-2")).await["body"], false, "nobody has that id");
     bystanders.check().await;
     end(master, bystanders).await;
 }
@@ -541,23 +430,13 @@ async fn a_client_cannot_become_another_client_or_a_monitor() {
     let (master, address, mut bystanders) = start().await;
     let mut client = Peer::client(address, "client-1", "monitor").await;
     let admin = json!({"type": "client", "id": "client-2", "username": "admin", "password": "admin", "md5": false});
-    shower(
-        &mut client,
-        &publish_bytes("register", admin.to_string().as_bytes()),
-    )
-    .await;
+    shower(&mut client, &publish_bytes("register", admin.to_string().as_bytes())).await;
     let forged = json!({"reqId": 1, "command": "disable", "moduleId": "echo",
         "body": {"clientId": "client-2", "username": "admin"}});
-    shower(
-        &mut client,
-        &publish_bytes("client", json!(forged.to_string()).to_string().as_bytes()),
-    )
-    .await;
+    shower(&mut client, &publish_bytes("client", json!(forged.to_string()).to_string().as_bytes())).await;
     client.settle().await;
     let told_ok = client.inbox().iter().any(|packet| match packet {
-        Packet::Publish { topic, payload } if topic == "client" => {
-            muster_tests::peer::decode(payload)["body"] == 1
-        }
+        Packet::Publish { topic, payload } if topic == "client" => muster_tests::peer::decode(payload)["body"] == 1,
         _ => false,
     });
     assert!(!told_ok, "{:?}", client.inbox());
@@ -577,50 +456,25 @@ async fn requests_that_wait_for_a_server_are_not_handed_to_a_stranger() {
     drop(monitor);
 
     let attempts: [(&str, Value); 4] = [
-        (
-            "register",
-            json!({"id": "chat-server-1", "type": "monitor", "serverType": "chat", "token": "wrong"}),
-        ),
-        (
-            "register",
-            json!({"id": "chat-server-1", "type": "client", "username": "admin", "password": "wrong"}),
-        ),
-        (
-            "reconnect",
-            json!({"id": "chat-server-1", "type": "client", "serverType": "client"}),
-        ),
-        (
-            "reconnect",
-            json!({"id": "chat-server-1", "type": "monitor", "serverType": "gate", "token": "wrong"}),
-        ),
+        ("register", json!({"id": "chat-server-1", "type": "monitor", "serverType": "chat", "token": "wrong"})),
+        ("register", json!({"id": "chat-server-1", "type": "client", "username": "admin", "password": "wrong"})),
+        ("reconnect", json!({"id": "chat-server-1", "type": "client", "serverType": "client"})),
+        ("reconnect", json!({"id": "chat-server-1", "type": "monitor", "serverType": "gate", "token": "wrong"})),
     ];
     for (topic, message) in attempts {
         let mut thief = Peer::connect("thief", address).await;
-        shower(
-            &mut thief,
-            &publish_bytes(topic, message.to_string().as_bytes()),
-        )
-        .await;
+        shower(&mut thief, &publish_bytes(topic, message.to_string().as_bytes())).await;
         thief.settle().await;
-        let handed = thief
-            .inbox()
-            .iter()
-            .any(|packet| format!("{packet:?}").contains("a secret"));
+        let handed = thief.inbox().iter().any(|packet| format!("{packet:?}").contains("a secret"));
         assert!(!handed, "{topic} {message} was handed {:?}", thief.inbox());
     }
     bystanders.check().await;
 
     // The server itself gets it again, and the client its answer.
     let mut back = Peer::connect("chat-server-1", address).await;
-    assert_eq!(
-        back.reconnect_monitor("chat-server-1", "chat").await,
-        json!({"code": 1, "msg": "ok"})
-    );
+    assert_eq!(back.reconnect_monitor("chat-server-1", "chat").await, json!({"code": 1, "msg": "ok"}));
     let request = back.answer_next(Value::Null, json!("kept")).await;
-    assert!(
-        request["reqId"].is_string(),
-        "sent again with a string id: {request}"
-    );
+    assert!(request["reqId"].is_string(), "sent again with a string id: {request}");
     assert_eq!(client.response(asked).await["body"], "kept");
     end(master, bystanders).await;
 }
@@ -648,23 +502,15 @@ async fn a_foreign_client_id_in_a_body_is_refused() {
 async fn a_client_that_never_reads_is_cut_and_others_go_on() {
     let (master, address, mut bystanders) = start().await;
     let before = master.rss_kib();
-    let mut deaf = TcpStream::connect(address)
-        .await
-        .expect("the master listens");
+    let mut deaf = TcpStream::connect(address).await.expect("the master listens");
     let login = json!({"type": "client", "id": "deaf", "username": "admin", "password": "admin", "md5": false});
     let text = "x".repeat(256 * 1024);
     let request = |id: u64| {
         let request = json!({"reqId": id, "moduleId": "echo", "body": {"text": text}}).to_string();
         publish_bytes("client", json!(request).to_string().as_bytes())
     };
-    let hello = [
-        Packet::connect("deaf").encode(),
-        publish_bytes("register", login.to_string().as_bytes()),
-    ]
-    .concat();
-    deaf.write_all(&hello)
-        .await
-        .expect("a new connection can be written to");
+    let hello = [Packet::connect("deaf").encode(), publish_bytes("register", login.to_string().as_bytes())].concat();
+    deaf.write_all(&hello).await.expect("a new connection can be written to");
     let flood = async {
         // Up to 1 GiB of answers that nobody takes; long before that the connection is gone.
         for id in 1..=4096 {
@@ -686,9 +532,6 @@ async fn a_client_that_never_reads_is_cut_and_others_go_on() {
     };
     assert!(was_cut, "a bounded queue ends somewhere");
     let grown = master.rss_kib().saturating_sub(before);
-    assert!(
-        grown < 256 * 1024,
-        "the queue of one client took {grown} KiB"
-    );
+    assert!(grown < 256 * 1024, "the queue of one client took {grown} KiB");
     end(master, Bystanders::join_as(address, "after").await).await;
 }

@@ -19,14 +19,8 @@ fn answers() -> Vec<(&'static str, Value)> {
         ("string", json!({"error": "plain error text", "body": null})),
         ("error", json!({"error": {"message": "boom"}, "body": null})),
         ("errobj", json!({"error": {"code": 500}, "body": null})),
-        (
-            "both",
-            json!({"error": "plain error text", "body": {"partial": true}}),
-        ),
-        (
-            "swap",
-            json!({"error": {"serverId": "in-error-position"}, "body": null}),
-        ),
+        ("both", json!({"error": "plain error text", "body": {"partial": true}})),
+        ("swap", json!({"error": {"serverId": "in-error-position"}, "body": null})),
     ]
 }
 
@@ -35,10 +29,7 @@ fn without_stack(mut answer: Value) -> Value {
     if let Some(error) = answer["error"].as_object_mut()
         && let Some(stack) = error.remove("stack")
     {
-        assert!(
-            stack.as_str().is_some_and(|text| !text.is_empty()),
-            "stack: {stack}"
-        );
+        assert!(stack.as_str().is_some_and(|text| !text.is_empty()), "stack: {stack}");
     }
     answer
 }
@@ -58,19 +49,10 @@ async fn an_original_client_gets_every_answer_of_an_original_monitor_through_our
     let client = Node::logged_in(master.address(), "client-1", "admin").await;
     for (op, expected) in answers() {
         let payload = json!({"op": op, "v": "hé ✓"});
-        let through =
-            json!({"do": "request", "target": "chat-server-1", "payload": payload.clone()});
-        assert_eq!(
-            without_stack(client.request("echo", through).await),
-            expected,
-            "{op} through the master"
-        );
+        let through = json!({"do": "request", "target": "chat-server-1", "payload": payload.clone()});
+        assert_eq!(without_stack(client.request("echo", through).await), expected, "{op} through the master");
         let direct = json!({"do": "answer", "payload": payload});
-        assert_eq!(
-            without_stack(client.request("echo", direct).await),
-            expected,
-            "{op} from the master"
-        );
+        assert_eq!(without_stack(client.request("echo", direct).await), expected, "{op} from the master");
     }
     master.shutdown().await;
 }
@@ -80,35 +62,23 @@ async fn an_original_monitor_gets_every_answer_of_our_master() {
     let master = Setup::master().start().await;
     let monitor = registered(master.address(), "chat-server-1", "chat").await;
     for (op, expected) in answers() {
-        let answer = monitor
-            .request("echo", json!({"op": op, "v": "hé ✓"}))
-            .await;
+        let answer = monitor.request("echo", json!({"op": op, "v": "hé ✓"})).await;
         assert_eq!(without_stack(answer), expected, "{op}");
     }
     let answer = monitor.request("nope", json!({})).await;
-    assert_eq!(
-        answer,
-        json!({"error": "unknown moduleId:nope", "body": null})
-    );
+    assert_eq!(answer, json!({"error": "unknown moduleId:nope", "body": null}));
     master.shutdown().await;
 }
 
 #[tokio::test]
 async fn original_monitors_report_their_time_to_our_master() {
-    let master = Setup::master()
-        .set("modules.timeReport.interval", "1")
-        .start()
-        .await;
+    let master = Setup::master().set("modules.timeReport.interval", "1").start().await;
     let _chat = registered(master.address(), "chat-server-1", "chat").await;
     let _gate = registered(master.address(), "gate-server-1", "gate").await;
     let client = Node::logged_in(master.address(), "client-1", "admin").await;
     eventually("the time of both", PROCESS, async || {
         let answer = client.request("timeReport", Value::Null).await;
-        let told = |id: &str| {
-            answer["body"][id]
-                .as_str()
-                .is_some_and(|time| time.contains("GMT"))
-        };
+        let told = |id: &str| answer["body"][id].as_str().is_some_and(|time| time.contains("GMT"));
         (told("chat-server-1") && told("gate-server-1")).then_some(())
     })
     .await;
@@ -135,39 +105,22 @@ async fn our_master_notifies_original_monitors_and_clients() {
     let _chat = registered(master.address(), "chat-server-1", "chat").await;
     let _gate = registered(master.address(), "gate-server-1", "gate").await;
     let client = Node::logged_in(master.address(), "client-1", "admin").await;
-    assert_eq!(
-        client.call(json!({"do": "listen", "module": "echo"})).await,
-        json!(true)
-    );
-    for (order, target) in [
-        ("notifyById", "chat-server-1"),
-        ("notifyByType", "gate"),
-        ("notifyAll", ""),
-    ] {
+    assert_eq!(client.call(json!({"do": "listen", "module": "echo"})).await, json!(true));
+    for (order, target) in [("notifyById", "chat-server-1"), ("notifyByType", "gate"), ("notifyAll", "")] {
         let body = json!({"do": order, "target": target, "payload": {"op": "mark", "v": order}});
-        assert_eq!(
-            client.request("echo", body).await,
-            json!({"error": null, "body": true}),
-            "{order}"
-        );
+        assert_eq!(client.request("echo", body).await, json!({"error": null, "body": true}), "{order}");
     }
     let hello = json!({"do": "notifyClient", "target": "client-1", "payload": {"hello": "client"}});
     client.request("echo", hello).await;
-    assert_eq!(
-        client.event("notify").await["msg"]["body"],
-        json!({"hello": "client"})
-    );
+    assert_eq!(client.event("notify").await["msg"]["body"], json!({"hello": "client"}));
     eventually("the marks of both monitors", ANSWER, async || {
         let answer = client.request("echo", json!({"do": "marks"})).await;
         let marked = |id: &str, mark: &str| {
             let wanted = json!({"serverId": id, "mark": mark});
-            answer["body"]
-                .as_array()
-                .is_some_and(|marks| marks.contains(&wanted))
+            answer["body"].as_array().is_some_and(|marks| marks.contains(&wanted))
         };
         let all = marked("chat-server-1", "notifyAll") && marked("gate-server-1", "notifyAll");
-        (all && marked("chat-server-1", "notifyById") && marked("gate-server-1", "notifyByType"))
-            .then_some(())
+        (all && marked("chat-server-1", "notifyById") && marked("gate-server-1", "notifyByType")).then_some(())
     })
     .await;
     master.shutdown().await;
@@ -181,10 +134,7 @@ async fn original_monitors_come_back_when_their_link_breaks() {
     assert_eq!(monitor.call(json!({"do": "break"})).await, json!(true));
     assert_eq!(monitor.event("reconnected").await["code"], 1);
     let body = json!({"do": "request", "target": "chat-server-1", "payload": {"op": "ok", "v": 1}});
-    assert_eq!(
-        client.request("echo", body).await,
-        json!({"error": null, "body": {"echo": 1}})
-    );
+    assert_eq!(client.request("echo", body).await, json!({"error": null, "body": {"echo": 1}}));
     master.shutdown().await;
 }
 
@@ -198,10 +148,7 @@ async fn original_monitors_come_back_to_a_master_that_was_killed() {
     assert_eq!(monitor.event("reconnected").await["code"], 1);
     let client = Node::logged_in(address, "client-1", "admin").await;
     let body = json!({"do": "request", "target": "chat-server-1", "payload": {"op": "ok", "v": 1}});
-    assert_eq!(
-        client.request("echo", body).await,
-        json!({"error": null, "body": {"echo": 1}})
-    );
+    assert_eq!(client.request("echo", body).await, json!({"error": null, "body": {"echo": 1}}));
     master.shutdown().await;
 }
 
@@ -213,22 +160,11 @@ async fn original_monitors_still_answer_after_enable_and_disable() {
     let client = Node::logged_in(master.address(), "client-1", "admin").await;
     for command in ["disable", "enable"] {
         let order = json!({"do": "command", "command": command, "module": "timeReport"});
-        assert_eq!(
-            client.call(order).await,
-            json!({"error": null, "body": 1}),
-            "{command}"
-        );
+        assert_eq!(client.call(order).await, json!({"error": null, "body": 1}), "{command}");
         let body = json!({"do": "request", "target": "chat-server-1", "payload": {"op": "ok", "v": command}});
-        assert_eq!(
-            client.request("echo", body).await["body"],
-            json!({"echo": command})
-        );
+        assert_eq!(client.request("echo", body).await["body"], json!({"echo": command}));
     }
-    assert_eq!(
-        monitor.count("exception"),
-        0,
-        "nothing is thrown inside the monitor"
-    );
+    assert_eq!(monitor.count("exception"), 0, "nothing is thrown inside the monitor");
     master.shutdown().await;
 }
 
@@ -250,18 +186,12 @@ async fn original_logins_are_refused_in_the_original_words() {
 #[tokio::test]
 async fn our_monitor_serves_an_original_master_and_client() {
     let (_node, address) = Node::master(ConfigDir::recorded(), json!({})).await;
-    let monitor = Setup::monitor(address, "chat-server-1", "chat")
-        .start()
-        .await;
+    let monitor = Setup::monitor(address, "chat-server-1", "chat").start().await;
     let client = Node::logged_in(address, "client-1", "admin").await;
     for (op, expected) in answers() {
         let payload = json!({"op": op, "v": "hé ✓"});
         let body = json!({"do": "request", "target": "chat-server-1", "payload": payload});
-        assert_eq!(
-            without_stack(client.request("echo", body).await),
-            expected,
-            "{op}"
-        );
+        assert_eq!(without_stack(client.request("echo", body).await), expected, "{op}");
     }
     let ask = json!({"op": "askMaster", "ask": {"op": "ok", "v": 1}});
     let body = json!({"do": "request", "target": "chat-server-1", "payload": ask});
@@ -274,8 +204,7 @@ async fn our_monitor_serves_an_original_master_and_client() {
 async fn our_monitor_reports_to_an_original_master_and_leaves_it_politely() {
     let options = json!({"intervals": {"timeReport": 1}});
     let (node, address) = Node::master(ConfigDir::recorded(), options).await;
-    let monitor =
-        Setup::monitor(address, "chat-server-1", "chat").set("modules.pushReport.interval", "1");
+    let monitor = Setup::monitor(address, "chat-server-1", "chat").set("modules.pushReport.interval", "1");
     let monitor = monitor.start().await;
     let client = Node::logged_in(address, "client-1", "admin").await;
     eventually("both reports", PROCESS, async || {
@@ -292,9 +221,7 @@ async fn our_monitor_reports_to_an_original_master_and_leaves_it_politely() {
 #[tokio::test]
 async fn our_monitor_comes_back_to_an_original_master_that_was_killed() {
     let (first, address) = Node::master(ConfigDir::recorded(), json!({})).await;
-    let monitor = Setup::monitor(address, "chat-server-1", "chat")
-        .start()
-        .await;
+    let monitor = Setup::monitor(address, "chat-server-1", "chat").start().await;
     first.kill().await;
     let options = json!({"port": address.port()});
     let (second, _) = Node::master(ConfigDir::recorded(), options).await;
@@ -311,24 +238,17 @@ async fn our_monitor_waits_for_an_original_master_that_is_late() {
         assert_eq!(node.event("register").await["id"], "chat-server-1");
         node
     };
-    let (monitor, _node) = tokio::join!(
-        Setup::monitor(address, "chat-server-1", "chat").start(),
-        late
-    );
+    let (monitor, _node) = tokio::join!(Setup::monitor(address, "chat-server-1", "chat").start(), late);
     monitor.shutdown().await;
 }
 
 #[tokio::test]
 async fn our_monitor_starts_completely_on_an_original_pomelo_master() {
     let (_node, address) = Node::pomelo_master().await;
-    let setup = Setup::monitor(address, "chat-server-1", "chat")
-        .info("host", "127.0.0.1")
-        .info("port", "6050");
+    let setup = Setup::monitor(address, "chat-server-1", "chat").info("host", "127.0.0.1").info("port", "6050");
     let monitor = setup.start().await;
     let client = Node::logged_in(address, "client-1", "admin").await;
-    let answer = client
-        .request("__console__", json!({"signal": "list"}))
-        .await;
+    let answer = client.request("__console__", json!({"signal": "list"})).await;
     assert_eq!(answer["body"]["msg"]["chat-server-1"]["serverType"], "chat");
     assert_eq!(answer["body"]["msg"]["chat-server-1"]["pid"], monitor.pid());
     monitor.shutdown().await;
@@ -340,33 +260,15 @@ async fn our_commands_work_against_an_original_master() {
     let _monitor = registered(address, "chat-server-1", "chat").await;
     let body = json!({"do": "request", "target": "chat-server-1", "payload": {"op": "ok", "v": 7}});
     let finished = call(address, "admin", "echo", &body).await;
-    assert_eq!(
-        (finished.code, finished.json()),
-        (0, json!({"error": null, "body": {"echo": 7}}))
-    );
+    assert_eq!((finished.code, finished.json()), (0, json!({"error": null, "body": {"echo": 7}})));
     let refused = call(address, "nobody", "echo", &body).await;
     assert_eq!(refused.code, 4, "{refused:?}");
-    let login = [
-        "--master",
-        &address.to_string(),
-        "--user",
-        "admin",
-        "--password",
-        "admin",
-        "-o",
-        "json",
-    ]
-    .map(str::to_owned);
-    let arguments: Vec<&str> = ["module", "list"]
-        .into_iter()
-        .chain(login.iter().map(String::as_str))
-        .collect();
+    let login =
+        ["--master", &address.to_string(), "--user", "admin", "--password", "admin", "-o", "json"].map(str::to_owned);
+    let arguments: Vec<&str> = ["module", "list"].into_iter().chain(login.iter().map(String::as_str)).collect();
     let listed = muster(&arguments).await;
     assert_eq!(listed.code, 0, "{listed:?}");
-    assert!(
-        listed.stdout.contains("timeReport") && listed.stdout.contains("echo"),
-        "{listed:?}"
-    );
+    assert!(listed.stdout.contains("timeReport") && listed.stdout.contains("echo"), "{listed:?}");
 }
 
 // === An original pomelo application on our master ===
@@ -384,19 +286,13 @@ async fn application_master() -> Daemon {
 }
 
 async fn pomelo_server(master: SocketAddr, server_type: &str) -> Node {
-    let mut arguments = vec![
-        format!("id={server_type}-server-1"),
-        "host=127.0.0.1".to_owned(),
-        format!("serverType={server_type}"),
-    ];
+    let mut arguments =
+        vec![format!("id={server_type}-server-1"), "host=127.0.0.1".to_owned(), format!("serverType={server_type}")];
     if server_type != "gate" {
         arguments.push(format!("port={}", free_port()));
     }
     if server_type != "chat" {
-        arguments.extend([
-            format!("clientPort={}", free_port()),
-            "frontend=true".to_owned(),
-        ]);
+        arguments.extend([format!("clientPort={}", free_port()), "frontend=true".to_owned()]);
     }
     let server = Node::pomelo(master, &arguments).await;
     server.event("started").await;
@@ -417,33 +313,19 @@ async fn an_original_application_starts_completely_on_our_master() {
         })
         .await;
         assert_eq!(known["chat-server-1"]["serverType"], "chat");
-        assert!(
-            known["gate-server-1"]["pid"].is_u64(),
-            "infos carry the pid: {known}"
-        );
+        assert!(known["gate-server-1"]["pid"].is_u64(), "infos carry the pid: {known}");
     }
     chat.kill().await;
     for server in [&gate, &connector] {
-        assert_eq!(
-            server.event("removed").await["ids"],
-            json!(["chat-server-1"])
-        );
+        assert_eq!(server.event("removed").await["ids"], json!(["chat-server-1"]));
     }
     let back = pomelo_server(master.address(), "chat").await;
     for server in [&gate, &connector] {
         eventually("chat is known again", ANSWER, async || {
-            server
-                .call(json!({"do": "servers"}))
-                .await
-                .get("chat-server-1")
-                .cloned()
+            server.call(json!({"do": "servers"})).await.get("chat-server-1").cloned()
         })
         .await;
-        assert_eq!(
-            server.count("startedAll"),
-            1,
-            "the application starts over once"
-        );
+        assert_eq!(server.count("startedAll"), 1, "the application starts over once");
     }
     for server in [&gate, &connector, &back] {
         assert_eq!(server.count("exception"), 0);
@@ -481,52 +363,26 @@ async fn original_servers_obey_the_console_of_our_master() {
 
     let listed = console(json!({"signal": "list"})).await["body"]["msg"].clone();
     assert_eq!(listed["chat-server-1"]["serverType"], "chat");
-    assert!(
-        listed["master-server-1"]["rss"].is_string(),
-        "the master's own monitor is listed: {listed}"
-    );
+    assert!(listed["master-server-1"]["rss"].is_string(), "the master's own monitor is listed: {listed}");
 
-    let cron = json!([
-        "id=8",
-        "serverId=chat-server-1",
-        "action=chatCron.tick",
-        "time=0 30 10 * * *"
-    ]);
+    let cron = json!(["id=8", "serverId=chat-server-1", "action=chatCron.tick", "time=0 30 10 * * *"]);
     let ok = json!({"error": null, "body": {"status": "ok"}});
-    assert_eq!(
-        console(json!({"signal": "addCron", "args": cron})).await,
-        ok
-    );
-    assert_eq!(
-        chat.event("addedCrons").await["crons"][0]["action"],
-        "chatCron.tick"
-    );
+    assert_eq!(console(json!({"signal": "addCron", "args": cron})).await, ok);
+    assert_eq!(chat.event("addedCrons").await["crons"][0]["action"], "chatCron.tick");
     let gone = json!(["id=8", "serverId=chat-server-1"]);
-    assert_eq!(
-        console(json!({"signal": "removeCron", "args": gone})).await,
-        ok
-    );
+    assert_eq!(console(json!({"signal": "removeCron", "args": gone})).await, ok);
     assert_eq!(chat.event("removedCrons").await["crons"][0]["id"], "8");
 
-    assert_eq!(
-        console(json!({"signal": "blacklist", "args": ["10.1.2.3"]})).await,
-        ok
-    );
+    assert_eq!(console(json!({"signal": "blacklist", "args": ["10.1.2.3"]})).await, ok);
     eventually("the blacklist has come", ANSWER, async || {
         (connector.call(json!({"do": "blacklist"})).await == json!(["10.1.2.3"])).then_some(())
     })
     .await;
 
     let part = json!({"error": null, "body": {"status": "part"}});
-    assert_eq!(
-        console(json!({"signal": "stop", "ids": ["chat-server-1"]})).await,
-        part
-    );
+    assert_eq!(console(json!({"signal": "stop", "ids": ["chat-server-1"]})).await, part);
     chat.wait(PROCESS).await;
-    assert_eq!(
-        connector.event("removed").await["ids"],
-        json!(["chat-server-1"])
-    );
+    assert_eq!(connector.event("removed").await["ids"], json!(["chat-server-1"]));
     master.shutdown().await;
 }
 
@@ -538,9 +394,7 @@ async fn pomelo_cli_logs_in_and_helps() {
     let mut cli = PomeloCli::start(master.address(), "admin", "all").await;
     cli.run("help", None, "blacklist").await;
     let mut stranger = PomeloCli::open(master.address(), "admin", "wrong", "all");
-    stranger
-        .wait_for("client auth failed with username or password error")
-        .await;
+    stranger.wait_for("client auth failed with username or password error").await;
     master.shutdown().await;
 }
 
@@ -549,8 +403,7 @@ async fn pomelo_cli_logs_in_and_helps() {
 async fn pomelo_cli_survives_that_a_module_is_missing() {
     let master = Setup::master().start().await;
     let mut cli = PomeloCli::start(master.address(), "admin", "all").await;
-    cli.run("use chat-server-1", None, "unknown moduleId:watchServer")
-        .await;
+    cli.run("use chat-server-1", None, "unknown moduleId:watchServer").await;
     cli.run("use all", None, "switch to server: all").await;
     master.shutdown().await;
 }
@@ -560,24 +413,9 @@ async fn pomelo_cli_enables_and_disables_modules_and_the_servers_still_obey() {
     let master = application_master().await;
     let chat = pomelo_server(master.address(), "chat").await;
     let mut cli = PomeloCli::start(master.address(), "admin", "chat-server-1").await;
-    cli.run(
-        "enable module timeReport",
-        None,
-        "command enable module timeReport ok",
-    )
-    .await;
-    cli.run(
-        "disable module timeReport",
-        None,
-        "command disable module timeReport ok",
-    )
-    .await;
-    cli.run(
-        "disable module nope",
-        None,
-        "command disable module nope bad",
-    )
-    .await;
+    cli.run("enable module timeReport", None, "command enable module timeReport ok").await;
+    cli.run("disable module timeReport", None, "command disable module timeReport ok").await;
+    cli.run("disable module nope", None, "command disable module nope bad").await;
 
     // Q18: a server that was sent the command with a clientId would never get this.
     let cron = "addCron id=8 serverId=chat-server-1 action=chatCron.tick 'time=0 30 10 * * *'";
@@ -596,27 +434,17 @@ async fn pomelo_cli_commands_servers() {
 
     let cron = "addCron id=8 serverId=chat-server-1 action=chatCron.tick 'time=0 30 10 * * *'";
     cli.run(cron, Some("[yes/no]"), "admin@pomelo").await;
-    assert_eq!(
-        chat.event("addedCrons").await["crons"][0]["time"],
-        "0 30 10 * * *"
-    );
-    cli.run(
-        "removeCron id=8 serverId=chat-server-1",
-        Some("[yes/no]"),
-        "admin@pomelo",
-    )
-    .await;
+    assert_eq!(chat.event("addedCrons").await["crons"][0]["time"], "0 30 10 * * *");
+    cli.run("removeCron id=8 serverId=chat-server-1", Some("[yes/no]"), "admin@pomelo").await;
     chat.event("removedCrons").await;
 
-    cli.run("blacklist 10.1.2.3", Some("[yes/no]"), "admin@pomelo")
-        .await;
+    cli.run("blacklist 10.1.2.3", Some("[yes/no]"), "admin@pomelo").await;
     eventually("the blacklist has come", ANSWER, async || {
         (connector.call(json!({"do": "blacklist"})).await == json!(["10.1.2.3"])).then_some(())
     })
     .await;
 
-    cli.run("stop chat-server-1", Some("[yes/no]"), "admin@pomelo")
-        .await;
+    cli.run("stop chat-server-1", Some("[yes/no]"), "admin@pomelo").await;
     chat.wait(PROCESS).await;
     assert_eq!(connector.count("exception"), 0);
     master.shutdown().await;

@@ -60,15 +60,9 @@ replays! {
 
 #[tokio::test]
 async fn the_player_replays_broken_links() {
-    let transcript = Transcript::load("monitor-reconnect")
-        .cut_at(6, &[1])
-        .cut_at(12, &[2]);
+    let transcript = Transcript::load("monitor-reconnect").cut_at(6, &[1]).cut_at(12, &[2]);
     replays_with(&transcript, three_modules()).await;
-    replays_with(
-        &Transcript::load("qos-repush").cut_at(14, &[1]),
-        three_modules(),
-    )
-    .await;
+    replays_with(&Transcript::load("qos-repush").cut_at(14, &[1]), three_modules()).await;
 }
 
 #[tokio::test]
@@ -83,8 +77,7 @@ async fn the_player_replays_timers() {
 
 #[tokio::test]
 async fn the_player_replays_commands() {
-    let options =
-        json!({"modules": ["timeReport", "pushReport", "echo"], "intervals": {"timeReport": 3600}});
+    let options = json!({"modules": ["timeReport", "pushReport", "echo"], "intervals": {"timeReport": 3600}});
     replays_with(&Transcript::load("commands-level-1"), options).await;
 }
 
@@ -95,19 +88,9 @@ async fn the_player_replays_errors_of_modules() {
     let transcript = Transcript::load("module-errors");
     let mut player = Player::new(address);
     player.play(&transcript.part(1, 30)).await;
-    assert_eq!(
-        master
-            .call(json!({"do": "disable", "module": "timeReport"}))
-            .await,
-        json!(true)
-    );
+    assert_eq!(master.call(json!({"do": "disable", "module": "timeReport"})).await, json!(true));
     player.play(&transcript.part(31, 37)).await;
-    assert_eq!(
-        master
-            .call(json!({"do": "enable", "module": "timeReport"}))
-            .await,
-        json!(true)
-    );
+    assert_eq!(master.call(json!({"do": "enable", "module": "timeReport"})).await, json!(true));
     player.play(&transcript.part(38, 40)).await;
     player.finish().await;
 }
@@ -117,11 +100,7 @@ async fn the_player_replays_errors_of_modules() {
 async fn the_player_replays_the_life_of_a_pomelo_application() {
     let (_master, address) = Node::pomelo_master().await;
     let mut player = Player::new(address);
-    for name in [
-        "pomelo-app-start",
-        "pomelo-server-leaves",
-        "pomelo-server-joins-late",
-    ] {
+    for name in ["pomelo-app-start", "pomelo-server-leaves", "pomelo-server-joins-late"] {
         player.play(&Transcript::load(name)).await;
         player.expect_silence().await;
     }
@@ -131,26 +110,16 @@ async fn the_player_replays_the_life_of_a_pomelo_application() {
         move |message: &Value| message["body"] == json!({"action": "removeServer", "id": id})
     };
     player.cut(1);
-    assert!(removal("gate-server-1")(
-        &player.peer(2).expect_monitor_message().await
-    ));
+    assert!(removal("gate-server-1")(&player.peer(2).expect_monitor_message().await));
     player.cut(4);
-    assert!(removal("chat-server-1")(
-        &player.peer(2).expect_monitor_message().await
-    ));
+    assert!(removal("chat-server-1")(&player.peer(2).expect_monitor_message().await));
     player.cut(2);
     let no_figures = |transcript: Transcript| {
         transcript.without_all("systemInfo and nodeInfo are not loaded here", |line| {
-            ["systemInfo", "nodeInfo"]
-                .iter()
-                .any(|module| line.message()["moduleId"] == **module)
+            ["systemInfo", "nodeInfo"].iter().any(|module| line.message()["moduleId"] == **module)
         })
     };
-    player
-        .play(&no_figures(Transcript::load(
-            "pomelo-links-break-reconnect",
-        )))
-        .await;
+    player.play(&no_figures(Transcript::load("pomelo-links-break-reconnect"))).await;
     player.play(&Transcript::load("console-basic")).await;
     player.play(&Transcript::load("console-level-2")).await;
     player.finish().await;
@@ -160,8 +129,7 @@ async fn the_player_replays_the_life_of_a_pomelo_application() {
 #[should_panic(expected = "client-bad-password, line 5")]
 async fn the_player_notices_a_master_that_says_something_else() {
     let refusal = json!({"code": -1, "msg": "another text"});
-    let transcript =
-        Transcript::load("client-bad-password").instead(5, &refusal, "to see that it is noticed");
+    let transcript = Transcript::load("client-bad-password").instead(5, &refusal, "to see that it is noticed");
     replays_with(&transcript, three_modules()).await;
 }
 
@@ -188,13 +156,7 @@ async fn the_stage_recognises_an_original_monitor_that_comes_back() {
     let options = json!({"id": "connector-server-1", "type": "connector",
         "info": {"id": "connector-server-1", "serverType": "connector", "host": "127.0.0.1", "port": 4018}});
     let monitor = Node::monitor(stage.address(), options).await;
-    stage
-        .play(
-            &Transcript::load("monitor-reconnect")
-                .cut_at(6, &[1])
-                .cut_at(12, &[2]),
-        )
-        .await;
+    stage.play(&Transcript::load("monitor-reconnect").cut_at(6, &[1]).cut_at(12, &[2])).await;
     monitor.events("reconnected", 2).await;
 }
 
@@ -217,17 +179,10 @@ async fn the_stage_recognises_the_requests_of_an_original_monitor() {
     stage.play(&transcript.part(1, 5)).await;
     monitor.event("registered").await;
     for (request, responses) in transcript.exchanges(1) {
-        let order =
-            json!({"do": "request", "module": request["moduleId"], "body": request["body"]});
-        let number = request["reqId"]
-            .as_u64()
-            .and_then(|id| usize::try_from(id).ok())
-            .expect("requests are numbered");
+        let order = json!({"do": "request", "module": request["moduleId"], "body": request["body"]});
+        let number = request["reqId"].as_u64().and_then(|id| usize::try_from(id).ok()).expect("requests are numbered");
         let at = 6 + 2 * (number - 1);
-        let (result, ()) = tokio::join!(
-            monitor.call(order),
-            stage.play_part(&transcript, at, at + 1)
-        );
+        let (result, ()) = tokio::join!(monitor.call(order), stage.play_part(&transcript, at, at + 1));
         let expected = json!({"error": responses[0]["error"], "body": responses[0]["body"]});
         assert_eq!(result, expected, "what the caller of request {number} gets");
     }
@@ -240,9 +195,7 @@ async fn the_stage_notices_a_monitor_that_says_something_else() {
     let options = json!({"id": "connector-server-1", "type": "chat",
         "info": {"id": "connector-server-1", "serverType": "connector", "host": "127.0.0.1", "port": 4018}});
     let _monitor = Node::monitor(stage.address(), options).await;
-    stage
-        .play(&Transcript::load("monitor-register-ok").part(1, 5))
-        .await;
+    stage.play(&Transcript::load("monitor-register-ok").part(1, 5)).await;
 }
 
 #[tokio::test]
@@ -252,12 +205,8 @@ async fn an_original_client_reaches_an_original_monitor_through_an_original_mast
     monitor.event("registered").await;
     master.event("register").await;
     let client = Node::logged_in(address, "client-1", "admin").await;
-    let body =
-        json!({"do": "request", "target": "chat-server-1", "payload": {"op": "ok", "v": "hé"}});
-    assert_eq!(
-        client.request("echo", body).await,
-        json!({"error": null, "body": {"echo": "hé"}})
-    );
+    let body = json!({"do": "request", "target": "chat-server-1", "payload": {"op": "ok", "v": "hé"}});
+    assert_eq!(client.request("echo", body).await, json!({"error": null, "body": {"echo": "hé"}}));
 }
 
 #[tokio::test]
@@ -265,22 +214,12 @@ async fn hand_made_peers_are_taken_for_real_ones() {
     let (_master, address) = Node::master(ConfigDir::recorded(), json!({})).await;
     let mut bystanders = muster_tests::bystanders::Bystanders::join(address).await;
     let mut peer = Peer::monitor(address, "chat-server-1", "chat").await;
-    peer.notify("echo", json!({"serverId": "chat-server-1", "mark": 1}))
-        .await;
+    peer.notify("echo", json!({"serverId": "chat-server-1", "mark": 1})).await;
     peer.expect_silence().await;
     let mut client = Peer::admin(address, "client-1").await;
     let marks = client.request("echo", json!({"do": "marks"})).await;
-    assert_eq!(
-        marks,
-        json!({"respId": 1, "error": null, "body": [{"serverId": "chat-server-1", "mark": 1}]})
-    );
-    let listed = client
-        .command(
-            "list",
-            "",
-            json!({"clientId": "client-1", "username": "admin"}),
-        )
-        .await;
+    assert_eq!(marks, json!({"respId": 1, "error": null, "body": [{"serverId": "chat-server-1", "mark": 1}]}));
+    let listed = client.command("list", "", json!({"clientId": "client-1", "username": "admin"})).await;
     assert_eq!(listed["body"]["modules"][2], "echo");
     client.send(&Packet::Disconnect).await;
     bystanders.check().await;
@@ -291,24 +230,12 @@ async fn pomelo_cli_can_be_typed_on() {
     let (master, address) = Node::pomelo_master().await;
     let mut cli = muster_tests::pty::PomeloCli::start(address, "admin", "all").await;
     cli.run("help", None, "admin@pomelo : all>").await;
-    cli.run(
-        "use master-server-1",
-        None,
-        "switch to server: master-server-1",
-    )
-    .await;
-    cli.run("enable module nope", None, "command enable module nope bad")
-        .await;
-    cli.run(
-        "blacklist 10.1.2.3",
-        Some("blacklist"),
-        "admin@pomelo : master-server-1>",
-    )
-    .await;
+    cli.run("use master-server-1", None, "switch to server: master-server-1").await;
+    cli.run("enable module nope", None, "command enable module nope bad").await;
+    cli.run("blacklist 10.1.2.3", Some("blacklist"), "admin@pomelo : master-server-1>").await;
     drop(cli);
     let mut cli = muster_tests::pty::PomeloCli::start(address, "admin", "chat-server-1").await;
-    cli.run("enable module nope", None, "command enable module nope bad")
-        .await;
+    cli.run("enable module nope", None, "command enable module nope bad").await;
     assert!(master.is_running().await);
 }
 

@@ -27,13 +27,7 @@ impl Bystanders {
         let (server, login) = (format!("test-server-{name}"), format!("client-{name}"));
         let monitor = Peer::monitor(master, &server, "test").await;
         let client = Peer::admin(master, &login).await;
-        let mut bystanders = Self {
-            server,
-            login,
-            monitor,
-            client,
-            rounds: 0,
-        };
+        let mut bystanders = Self { server, login, monitor, client, rounds: 0 };
         bystanders.check().await;
         bystanders
     }
@@ -47,20 +41,10 @@ impl Bystanders {
             "clientId": self.login, "username": "admin",
         });
         let id = self.client.send_request("echo", body).await;
-        let request = self
-            .monitor
-            .answer_next(Value::Null, json!({"echo": self.rounds}))
-            .await;
-        assert_eq!(
-            request["body"], payload,
-            "the monitor gets what the client sent"
-        );
+        let request = self.monitor.answer_next(Value::Null, json!({"echo": self.rounds})).await;
+        assert_eq!(request["body"], payload, "the monitor gets what the client sent");
         let response = self.client.response(id).await;
-        assert_eq!(
-            response["body"],
-            json!({"echo": self.rounds}),
-            "the client gets what the monitor answered"
-        );
+        assert_eq!(response["body"], json!({"echo": self.rounds}), "the client gets what the monitor answered");
         self.monitor.expect_silence().await;
         self.client.expect_silence().await;
     }

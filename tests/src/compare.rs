@@ -21,17 +21,7 @@ pub enum Sender {
 
 /// Fields whose value belongs to the process that sends them. A counter that started earlier or later than in
 /// the recording (`seq`) is among them, since the timers of two processes are not in step.
-const OF_THE_PROCESS: [&str; 9] = [
-    "pid",
-    "time",
-    "rss",
-    "heapTotal",
-    "heapUsed",
-    "uptime",
-    "seq",
-    "password",
-    "md5",
-];
+const OF_THE_PROCESS: [&str; 9] = ["pid", "time", "rss", "heapTotal", "heapUsed", "uptime", "seq", "password", "md5"];
 
 /// In what a deviation expects: any text that is not empty.
 pub const ANY_TEXT: &str = "<any text>";
@@ -65,51 +55,30 @@ impl Names {
         let Some(live) = self.requests.get(&recorded) else {
             return payload.to_owned();
         };
-        let quote = if message["respId"].is_string() {
-            "\""
-        } else {
-            ""
-        };
+        let quote = if message["respId"].is_string() { "\"" } else { "" };
         let field = |id: u64| format!("\"respId\":{quote}{id}{quote}");
-        let inner = if doubled {
-            serde_json::from_str(payload).expect("decoded above")
-        } else {
-            payload.to_owned()
-        };
+        let inner = if doubled { serde_json::from_str(payload).expect("decoded above") } else { payload.to_owned() };
         let inner = inner.replacen(&field(recorded), &field(*live), 1);
-        if doubled {
-            Value::String(inner).to_string()
-        } else {
-            inner
-        }
+        if doubled { Value::String(inner).to_string() } else { inner }
     }
 
     /// Whether `live` is what was `recorded`.
     ///
     /// # Errors
     /// A text that says where they differ.
-    pub fn compare(
-        &mut self,
-        recorded: &Packet,
-        live: &Packet,
-        sender: Sender,
-    ) -> Result<(), String> {
+    pub fn compare(&mut self, recorded: &Packet, live: &Packet, sender: Sender) -> Result<(), String> {
         match (recorded, live) {
-            (
-                Packet::Publish {
-                    topic: wanted,
-                    payload: expected,
-                },
-                Packet::Publish { topic, payload },
-            ) if wanted == topic => self.compare_payloads(expected, payload, sender),
+            (Packet::Publish { topic: wanted, payload: expected }, Packet::Publish { topic, payload })
+                if wanted == topic =>
+            {
+                self.compare_payloads(expected, payload, sender)
+            }
             // Client ids differ from run to run; the rest of the packet may not.
             (Packet::Connect(wanted), Packet::Connect(got)) if sender == Sender::Peer => {
                 if wanted.len() == got.len() && wanted.starts_with(&got[..got.len().min(14)]) {
                     Ok(())
                 } else {
-                    Err(format!(
-                        "CONNECT differs: recorded {wanted:02x?}, got {got:02x?}"
-                    ))
+                    Err(format!("CONNECT differs: recorded {wanted:02x?}, got {got:02x?}"))
                 }
             }
             _ if recorded == live => Ok(()),
@@ -117,51 +86,25 @@ impl Names {
         }
     }
 
-    fn compare_payloads(
-        &mut self,
-        recorded: &str,
-        live: &str,
-        sender: Sender,
-    ) -> Result<(), String> {
-        let (doubled, expected) =
-            unwrap(recorded).map_err(|error| format!("the recording is not JSON: {error}"))?;
+    fn compare_payloads(&mut self, recorded: &str, live: &str, sender: Sender) -> Result<(), String> {
+        let (doubled, expected) = unwrap(recorded).map_err(|error| format!("the recording is not JSON: {error}"))?;
         let (live_doubled, got) = unwrap(live).map_err(|error| format!("not JSON: {error}"))?;
         if doubled != live_doubled {
             let form = |doubled| {
-                if doubled {
-                    "JSON in a JSON string"
-                } else {
-                    "a plain object"
-                }
+                if doubled { "JSON in a JSON string" } else { "a plain object" }
             };
-            return Err(format!(
-                "recorded as {}, sent as {}",
-                form(doubled),
-                form(live_doubled)
-            ));
+            return Err(format!("recorded as {}, sent as {}", form(doubled), form(live_doubled)));
         }
         self.compare_values(&expected, &got, sender, "")
     }
 
-    fn compare_values(
-        &mut self,
-        expected: &Value,
-        got: &Value,
-        sender: Sender,
-        at: &str,
-    ) -> Result<(), String> {
+    fn compare_values(&mut self, expected: &Value, got: &Value, sender: Sender, at: &str) -> Result<(), String> {
         match (expected, got) {
             (Value::Object(wanted), Value::Object(found)) => {
                 for (key, value) in wanted {
                     let place = format!("{at}/{key}");
-                    let other = found
-                        .get(key)
-                        .ok_or_else(|| format!("{place} is missing"))?;
-                    let sender = if key == MASTERS_OWN_MONITOR {
-                        Sender::Peer
-                    } else {
-                        sender
-                    };
+                    let other = found.get(key).ok_or_else(|| format!("{place} is missing"))?;
+                    let sender = if key == MASTERS_OWN_MONITOR { Sender::Peer } else { sender };
                     match (key.as_str(), at) {
                         ("reqId" | "respId", "") => self.compare_ids(value, other, &place)?,
                         ("stack", _) => compare_stacks(other, &place)?,
@@ -187,11 +130,7 @@ impl Names {
                 }
                 Ok(())
             }
-            (Value::String(wanted), Value::String(found))
-                if self.ids.get(wanted) == Some(found) =>
-            {
-                Ok(())
-            }
+            (Value::String(wanted), Value::String(found)) if self.ids.get(wanted) == Some(found) => Ok(()),
             (Value::String(wanted), Value::String(found)) if wanted == ANY_TEXT => {
                 compare_stacks(&Value::from(found.as_str()), at)
             }
@@ -205,9 +144,7 @@ impl Names {
             return Err(format!("{place} was recorded as {expected}, and is {got}"));
         };
         if expected.is_string() != got.is_string() {
-            return Err(format!(
-                "{place} was recorded as {expected}, and comes in the other form, {got}"
-            ));
+            return Err(format!("{place} was recorded as {expected}, and comes in the other form, {got}"));
         }
         if place == "/respId" {
             // Each side answers with the id it was asked with, and what we ask and answer is played as recorded.
@@ -221,9 +158,7 @@ impl Names {
         if known == found {
             Ok(())
         } else {
-            Err(format!(
-                "{place}: request {wanted} of the recording was {known} here, and is {found} now"
-            ))
+            Err(format!("{place}: request {wanted} of the recording was {known} here, and is {found} now"))
         }
     }
 }
@@ -262,18 +197,14 @@ fn compare_sets(expected: &Value, got: &Value, place: &str) -> Result<(), String
 
 fn compare_shapes(expected: &Value, got: &Value, place: &str) -> Result<(), String> {
     let same = match (expected, got) {
-        (Value::String(wanted), Value::String(found)) => {
-            shape(wanted) == shape(found) || !is_decimal(wanted)
-        }
+        (Value::String(wanted), Value::String(found)) => shape(wanted) == shape(found) || !is_decimal(wanted),
         (Value::Number(_), Value::Number(_)) | (Value::Bool(_), Value::Bool(_)) => true,
         _ => expected == got,
     };
     if same && *got != Value::String(String::new()) {
         Ok(())
     } else {
-        Err(format!(
-            "{place} has another form: recorded {expected}, got {got}"
-        ))
+        Err(format!("{place} has another form: recorded {expected}, got {got}"))
     }
 }
 
@@ -301,10 +232,7 @@ mod tests {
     #[test]
     fn encoding_once_and_twice_are_different() {
         let refusal = judge(r#""{\"respId\":1}""#, r#"{"respId":1}"#, Sender::Master);
-        assert_eq!(
-            refusal,
-            Err("recorded as JSON in a JSON string, sent as a plain object".to_owned())
-        );
+        assert_eq!(refusal, Err("recorded as JSON in a JSON string, sent as a plain object".to_owned()));
     }
 
     #[test]
@@ -323,19 +251,15 @@ mod tests {
 
     #[test]
     fn figures_keep_their_number_of_decimals() {
-        assert_eq!(
-            judge(r#"{"rss":"74.57"}"#, r#"{"rss":"8.10"}"#, Sender::Peer),
-            Ok(())
-        );
+        assert_eq!(judge(r#"{"rss":"74.57"}"#, r#"{"rss":"8.10"}"#, Sender::Peer), Ok(()));
         assert!(judge(r#"{"rss":"74.57"}"#, r#"{"rss":"8.1"}"#, Sender::Peer).is_err());
     }
 
     #[test]
     fn a_request_sent_again_keeps_its_number_and_becomes_a_string() {
         let mut names = Names::default();
-        let mut compare = |recorded: &str, live: &str| {
-            names.compare(&publish(recorded), &publish(live), Sender::Master)
-        };
+        let mut compare =
+            |recorded: &str, live: &str| names.compare(&publish(recorded), &publish(live), Sender::Master);
         assert_eq!(compare(r#"{"reqId":5}"#, r#"{"reqId":9}"#), Ok(()));
         assert_eq!(compare(r#"{"reqId":"5"}"#, r#"{"reqId":"9"}"#), Ok(()));
         assert!(compare(r#"{"reqId":"5"}"#, r#"{"reqId":9}"#).is_err());

@@ -23,28 +23,23 @@ pub struct ConfigDir {
 impl ConfigDir {
     /// No files: every server is accepted, and no user.
     pub fn empty() -> Self {
-        let app =
-            TempDir::with_prefix("muster-config-").expect("a temporary directory can be made");
-        std::fs::create_dir(app.path().join("config"))
-            .expect("a directory can be made in a temporary directory");
+        let app = TempDir::with_prefix("muster-config-").expect("a temporary directory can be made");
+        std::fs::create_dir(app.path().join("config")).expect("a directory can be made in a temporary directory");
         Self { app }
     }
 
     /// As in the recordings: users `admin` (level 1) and `monitor` (level 2), whose passwords are their
     /// names, and a token for each of [`SERVER_TYPES`].
     pub fn recorded() -> Self {
-        let tokens: Vec<Value> = SERVER_TYPES
-            .iter()
-            .map(|name| json!({"type": name, "token": token_for(name)}))
-            .collect();
-        Self::empty()
-            .with_users()
-            .with("adminServer.json", &Value::Array(tokens))
+        let tokens: Vec<Value> =
+            SERVER_TYPES.iter().map(|name| json!({"type": name, "token": token_for(name)})).collect();
+        Self::empty().with_users().with("adminServer.json", &Value::Array(tokens))
     }
 
     /// Adds the two users and nothing else, so that servers need no token.
     pub fn with_users(self) -> Self {
-        let user = |id: &str, name: &str, level: u32| json!({"id": id, "username": name, "password": name, "level": level});
+        let user =
+            |id: &str, name: &str, level: u32| json!({"id": id, "username": name, "password": name, "level": level});
         let users = json!([user("user-1", "admin", 1), user("user-2", "monitor", 2)]);
         self.with("adminUser.json", &users)
     }
@@ -53,11 +48,9 @@ impl ConfigDir {
     pub fn with(self, name: &str, content: &Value) -> Self {
         let path = self.path().join(name);
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)
-                .expect("a directory can be made in a temporary directory");
+            std::fs::create_dir_all(parent).expect("a directory can be made in a temporary directory");
         }
-        std::fs::write(path, content.to_string())
-            .expect("a file can be written to a temporary directory");
+        std::fs::write(path, content.to_string()).expect("a file can be written to a temporary directory");
         self
     }
 

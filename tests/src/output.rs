@@ -19,18 +19,11 @@ pub struct Output {
 impl Output {
     /// Empty output; `name` says in failures whose it is.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            text: watch::Sender::new(String::new()),
-            ended: watch::Sender::new(false),
-        }
+        Self { name: name.into(), text: watch::Sender::new(String::new()), ended: watch::Sender::new(false) }
     }
 
     /// Collects all of `stream` in a task that ends with the stream.
-    pub fn collect(
-        name: impl Into<String>,
-        mut stream: impl AsyncRead + Unpin + Send + 'static,
-    ) -> Self {
+    pub fn collect(name: impl Into<String>, mut stream: impl AsyncRead + Unpin + Send + 'static) -> Self {
         let output = Self::new(name);
         let sink = output.clone();
         tokio::spawn(async move {
@@ -66,9 +59,7 @@ impl Output {
     pub async fn whole(&self) -> String {
         let mut ended = self.ended.subscribe();
         let end = ended.wait_for(|ended| *ended);
-        soon(&format!("{}: end of the stream", self.name), end)
-            .await
-            .expect("the sender lives in self");
+        soon(&format!("{}: end of the stream", self.name), end).await.expect("the sender lives in self");
         self.text()
     }
 
@@ -76,12 +67,7 @@ impl Output {
     ///
     /// # Panics
     /// With everything said so far if that does not happen within `limit`.
-    pub async fn find<T>(
-        &self,
-        what: &str,
-        limit: Duration,
-        mut find: impl FnMut(&str) -> Option<T>,
-    ) -> T {
+    pub async fn find<T>(&self, what: &str, limit: Duration, mut find: impl FnMut(&str) -> Option<T>) -> T {
         let mut seen = self.text.subscribe();
         let search = async {
             loop {
@@ -93,20 +79,13 @@ impl Output {
         };
         match tokio::time::timeout(limit, search).await {
             Ok(found) => found,
-            Err(_) => panic!(
-                "{}: {what} not seen within {limit:?}; all it said:\n{}",
-                self.name,
-                self.text()
-            ),
+            Err(_) => panic!("{}: {what} not seen within {limit:?}; all it said:\n{}", self.name, self.text()),
         }
     }
 
     /// Waits until `needle` has been said.
     pub async fn wait_for(&self, needle: &str, limit: Duration) {
-        self.find(&format!("`{needle}`"), limit, |text| {
-            text.contains(needle).then_some(())
-        })
-        .await;
+        self.find(&format!("`{needle}`"), limit, |text| text.contains(needle).then_some(())).await;
     }
 
     /// Shows all that was said, if the calling thread is panicking: for use in `drop`.

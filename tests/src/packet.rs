@@ -40,10 +40,7 @@ impl Packet {
 
     /// A message on a topic.
     pub fn publish(topic: impl Into<String>, payload: impl Into<String>) -> Self {
-        Self::Publish {
-            topic: topic.into(),
-            payload: payload.into(),
-        }
+        Self::Publish { topic: topic.into(), payload: payload.into() }
     }
 
     /// The bytes on the wire.
@@ -138,10 +135,7 @@ impl Splitter {
             if byte & 0x80 == 0 {
                 break;
             }
-            assert!(
-                start <= 5,
-                "the other side sent a remaining length of more than four bytes"
-            );
+            assert!(start <= 5, "the other side sent a remaining length of more than four bytes");
         }
         if self.buffer.len() < start + length {
             return None;
@@ -153,19 +147,14 @@ impl Splitter {
 }
 
 fn short_length(text: &str) -> [u8; 2] {
-    u16::try_from(text.len())
-        .expect("names on this wire are shorter than 64 KiB")
-        .to_be_bytes()
+    u16::try_from(text.len()).expect("names on this wire are shorter than 64 KiB").to_be_bytes()
 }
 
 fn decode_publish(body: &[u8]) -> Option<Packet> {
     let (length, rest) = body.split_first_chunk::<2>()?;
     let (topic, payload) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
-    Some(Packet::Publish {
-        topic: text(topic)?,
-        payload: text(payload)?,
-    })
+    Some(Packet::Publish { topic: text(topic)?, payload: text(payload)? })
 }
 
 #[cfg(test)]
@@ -174,17 +163,8 @@ mod tests {
 
     #[test]
     fn a_connect_has_the_bytes_that_the_original_sends() {
-        let expected = [
-            &[0x10, 0x24, 0, 4][..],
-            b"MQTT",
-            &[4, 2, 0, 0, 0, 0x18],
-            b"MQTT_ADMIN_1795309105789",
-        ]
-        .concat();
-        assert_eq!(
-            Packet::connect("MQTT_ADMIN_1795309105789").encode(),
-            expected
-        );
+        let expected = [&[0x10, 0x24, 0, 4][..], b"MQTT", &[4, 2, 0, 0, 0, 0x18], b"MQTT_ADMIN_1795309105789"].concat();
+        assert_eq!(Packet::connect("MQTT_ADMIN_1795309105789").encode(), expected);
     }
 
     #[test]

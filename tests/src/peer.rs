@@ -35,10 +35,7 @@ pub struct Peer {
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Peer")
-            .field("name", &self.name)
-            .field("inbox", &self.inbox)
-            .finish_non_exhaustive()
+        f.debug_struct("Peer").field("name", &self.name).field("inbox", &self.inbox).finish_non_exhaustive()
     }
 }
 
@@ -54,21 +51,14 @@ impl Peer {
     /// Opens a TCP connection and says nothing.
     pub async fn open(name: impl Into<String>, address: SocketAddr) -> Self {
         let name = name.into();
-        let stream = soon(
-            &format!("{name}: TCP connection to {address}"),
-            TcpStream::connect(address),
-        )
-        .await;
-        let stream =
-            stream.unwrap_or_else(|error| panic!("{name}: cannot connect to {address}: {error}"));
+        let stream = soon(&format!("{name}: TCP connection to {address}"), TcpStream::connect(address)).await;
+        let stream = stream.unwrap_or_else(|error| panic!("{name}: cannot connect to {address}: {error}"));
         Self::over(name, stream)
     }
 
     /// Takes over an open connection.
     pub fn over(name: impl Into<String>, stream: TcpStream) -> Self {
-        stream
-            .set_nodelay(true)
-            .expect("a TCP socket takes TCP_NODELAY");
+        stream.set_nodelay(true).expect("a TCP socket takes TCP_NODELAY");
         let (receiving, sending) = stream.into_split();
         let (packets, arriving) = mpsc::unbounded_channel();
         Self {
@@ -86,12 +76,7 @@ impl Peer {
     pub async fn connect(name: impl Into<String>, address: SocketAddr) -> Self {
         let mut peer = Self::open(name, address).await;
         peer.send_connect().await;
-        assert_eq!(
-            peer.next().await,
-            Some(Packet::Connack),
-            "{}: answer to CONNECT",
-            peer.name
-        );
+        assert_eq!(peer.next().await, Some(Packet::Connack), "{}: answer to CONNECT", peer.name);
         peer
     }
 
@@ -114,11 +99,7 @@ impl Peer {
         let password = md5_hex(user);
         let login = json!({"type": "client", "id": id, "username": user, "password": password, "md5": true});
         peer.publish("register", &login.to_string()).await;
-        assert_eq!(
-            peer.expect_json("register").await,
-            json!({"code": 1, "msg": "ok"}),
-            "{id}: login"
-        );
+        assert_eq!(peer.expect_json("register").await, json!({"code": 1, "msg": "ok"}), "{id}: login");
         peer
     }
 
@@ -134,8 +115,7 @@ impl Peer {
     /// Comes back as a monitor, as the original does: without a token. Returns the answer.
     pub async fn reconnect_monitor(&mut self, id: &str, server_type: &str) -> Value {
         self.topic = "monitor";
-        self.publish("reconnect", &monitor_message(id, server_type).to_string())
-            .await;
+        self.publish("reconnect", &monitor_message(id, server_type).to_string()).await;
         self.expect_json("reconnect_ok").await
     }
 }
@@ -164,9 +144,7 @@ impl Peer {
     /// If the connection is closed.
     pub async fn send_bytes(&mut self, bytes: &[u8]) {
         let name = self.name.clone();
-        self.try_send_bytes(bytes)
-            .await
-            .unwrap_or_else(|error| panic!("{name}: sending failed: {error}"));
+        self.try_send_bytes(bytes).await.unwrap_or_else(|error| panic!("{name}: sending failed: {error}"));
     }
 
     /// Sends any bytes to a side that may have had enough.
@@ -174,10 +152,7 @@ impl Peer {
     /// # Errors
     /// Those of the socket.
     pub async fn try_send_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        let sending = self
-            .sending
-            .as_mut()
-            .ok_or(std::io::ErrorKind::NotConnected)?;
+        let sending = self.sending.as_mut().ok_or(std::io::ErrorKind::NotConnected)?;
         soon(&format!("{}: sending", self.name), sending.write_all(bytes)).await
     }
 
@@ -191,11 +166,7 @@ impl Peer {
 
     /// Sends a notify: a plain object.
     pub async fn notify(&mut self, module: &str, body: Value) {
-        self.publish(
-            self.topic,
-            &json!({"moduleId": module, "body": body}).to_string(),
-        )
-        .await;
+        self.publish(self.topic, &json!({"moduleId": module, "body": body}).to_string()).await;
     }
 
     /// Sends a request (JSON in a JSON string) and returns its id.
@@ -216,8 +187,7 @@ impl Peer {
     pub async fn command(&mut self, command: &str, module: &str, body: Value) -> Value {
         self.requests += 1;
         let id = self.requests;
-        let inner =
-            json!({"reqId": id, "command": command, "moduleId": module, "body": body}).to_string();
+        let inner = json!({"reqId": id, "command": command, "moduleId": module, "body": body}).to_string();
         self.publish(self.topic, &json!(inner).to_string()).await;
         self.response(id).await
     }
@@ -226,19 +196,14 @@ impl Peer {
     /// `Value::Null` leaves the field out.
     pub async fn answer_next(&mut self, error: Value, body: Value) -> Value {
         let request = self.expect_message().await;
-        assert!(
-            request["reqId"] != Value::Null,
-            "{}: a request expected, got {request}",
-            self.name
-        );
+        assert!(request["reqId"] != Value::Null, "{}: a request expected, got {request}", self.name);
         let mut response = json!({"respId": request["reqId"]});
         for (field, value) in [("error", error), ("body", body)] {
             if !value.is_null() {
                 response[field] = value;
             }
         }
-        self.publish(self.topic, &json!(response.to_string()).to_string())
-            .await;
+        self.publish(self.topic, &json!(response.to_string()).to_string()).await;
         request
     }
 }
@@ -267,15 +232,10 @@ impl Peer {
     /// Next packet, which must be a PUBLISH on `topic` with a plain object; returns the object.
     pub async fn expect_json(&mut self, topic: &str) -> Value {
         match self.next().await {
-            Some(Packet::Publish {
-                topic: got,
-                payload,
-            }) if got == topic => serde_json::from_str(&payload)
-                .unwrap_or_else(|e| panic!("{}: {payload} is not JSON: {e}", self.name)),
-            other => panic!(
-                "{}: expected a message on `{topic}`, got {other:?}",
-                self.name
-            ),
+            Some(Packet::Publish { topic: got, payload }) if got == topic => {
+                serde_json::from_str(&payload).unwrap_or_else(|e| panic!("{}: {payload} is not JSON: {e}", self.name))
+            }
+            other => panic!("{}: expected a message on `{topic}`, got {other:?}", self.name),
         }
     }
 
@@ -283,10 +243,7 @@ impl Peer {
     pub async fn expect_message(&mut self) -> Value {
         match self.next().await {
             Some(Packet::Publish { topic, payload }) if topic == self.topic => decode(&payload),
-            other => panic!(
-                "{}: expected a message on `{}`, got {other:?}",
-                self.name, self.topic
-            ),
+            other => panic!("{}: expected a message on `{}`, got {other:?}", self.name, self.topic),
         }
     }
 
@@ -310,31 +267,20 @@ impl Peer {
             }
             _ => None,
         };
-        if let Some((place, message)) = self
-            .inbox
-            .iter()
-            .enumerate()
-            .find_map(|(i, p)| Some((i, is_ours(p)?)))
-        {
+        if let Some((place, message)) = self.inbox.iter().enumerate().find_map(|(i, p)| Some((i, is_ours(p)?))) {
             self.inbox.remove(place);
             return message;
         }
-        within(
-            &format!("{}: response to request {id}", self.name),
-            limit,
-            async {
-                loop {
-                    let packet = self.arriving.recv().await;
-                    let packet = packet.unwrap_or_else(|| {
-                        panic!("{}: closed before response {id} came", self.name)
-                    });
-                    match is_ours(&packet) {
-                        Some(message) => return message,
-                        None => self.inbox.push_back(packet),
-                    }
+        within(&format!("{}: response to request {id}", self.name), limit, async {
+            loop {
+                let packet = self.arriving.recv().await;
+                let packet = packet.unwrap_or_else(|| panic!("{}: closed before response {id} came", self.name));
+                match is_ours(&packet) {
+                    Some(message) => return message,
+                    None => self.inbox.push_back(packet),
                 }
-            },
-        )
+            }
+        })
         .await
     }
 
@@ -357,20 +303,10 @@ impl Peer {
 
     /// Asserts that everything the other side had to say has been looked at, and that it is still there.
     pub async fn expect_silence(&mut self) {
-        assert!(
-            self.settle().await,
-            "{}: the connection was closed; before that {:?}",
-            self.name,
-            self.inbox
-        );
+        assert!(self.settle().await, "{}: the connection was closed; before that {:?}", self.name, self.inbox);
         // A master may probe a link with a PINGRESP of its own (quirk Q5).
         self.inbox.retain(|packet| *packet != Packet::Pingresp);
-        assert!(
-            self.inbox.is_empty(),
-            "{}: unexpected {:?}",
-            self.name,
-            self.inbox
-        );
+        assert!(self.inbox.is_empty(), "{}: unexpected {:?}", self.name, self.inbox);
     }
 
     /// Waits until the other side closes, and returns what it said before.
@@ -385,23 +321,17 @@ impl Peer {
     pub async fn try_closed(&mut self) -> Result<(), String> {
         match self.try_next().await? {
             None => Ok(()),
-            Some(packet) => Err(format!(
-                "the connection should be closed, and there came {packet:?}"
-            )),
+            Some(packet) => Err(format!("the connection should be closed, and there came {packet:?}")),
         }
     }
 
     /// As [`Peer::expect_closed`], with a limit of its own.
     pub async fn expect_closed_within(&mut self, limit: Duration) -> Vec<Packet> {
-        within(
-            &format!("{}: the other side should close", self.name),
-            limit,
-            async {
-                while let Some(packet) = self.arriving.recv().await {
-                    self.inbox.push_back(packet);
-                }
-            },
-        )
+        within(&format!("{}: the other side should close", self.name), limit, async {
+            while let Some(packet) = self.arriving.recv().await {
+                self.inbox.push_back(packet);
+            }
+        })
         .await;
         self.inbox.drain(..).collect()
     }
@@ -417,21 +347,18 @@ impl Peer {
 /// # Panics
 /// If it is not JSON.
 pub fn decode(payload: &str) -> Value {
-    let once = serde_json::from_str(payload)
-        .unwrap_or_else(|error| panic!("{payload} is not JSON: {error}"));
+    let once = serde_json::from_str(payload).unwrap_or_else(|error| panic!("{payload} is not JSON: {error}"));
     match once {
-        Value::String(inner) => serde_json::from_str(&inner)
-            .unwrap_or_else(|error| panic!("{inner} inside is not JSON: {error}")),
+        Value::String(inner) => {
+            serde_json::from_str(&inner).unwrap_or_else(|error| panic!("{inner} inside is not JSON: {error}"))
+        }
         other => other,
     }
 }
 
 /// Lower-case hex MD5, the form of passwords with `"md5": true`.
 pub fn md5_hex(text: &str) -> String {
-    Md5::digest(text)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Md5::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a monitor says of itself in `reconnect`, and with a token in `register`.
@@ -448,14 +375,9 @@ fn monitor_message(id: &str, server_type: &str) -> Value {
 /// `MQTT_ADMIN_<ms>`; a counter is mixed in, though nobody may rely on it.
 fn client_id() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("the clock is past 1970");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
     let millis = u64::try_from(now.as_millis()).expect("the year is below 584 million");
-    format!(
-        "MQTT_ADMIN_{}",
-        millis + COUNT.fetch_add(1, Ordering::Relaxed)
-    )
+    format!("MQTT_ADMIN_{}", millis + COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 async fn read_all(mut receiving: OwnedReadHalf, packets: mpsc::UnboundedSender<Packet>) {

@@ -28,13 +28,7 @@ pub struct Player {
 impl Player {
     /// Peers for the master at this address.
     pub fn new(master: SocketAddr) -> Self {
-        Self {
-            master,
-            peers: BTreeMap::new(),
-            names: Names::default(),
-            unsettled: None,
-            of_timers: Vec::new(),
-        }
+        Self { master, peers: BTreeMap::new(), names: Names::default(), unsettled: None, of_timers: Vec::new() }
     }
 
     /// Messages of this module may come again after the end of the recording, because a timer sends them.
@@ -87,26 +81,18 @@ impl Player {
                 .filter(|packet| **packet != Packet::Pingresp)
                 .filter(|packet| !is_of(packet, &self.of_timers))
                 .collect();
-            assert!(
-                extra.is_empty(),
-                "connection {conn}: nothing more was recorded, but there came {extra:#?}"
-            );
+            assert!(extra.is_empty(), "connection {conn}: nothing more was recorded, but there came {extra:#?}");
         }
     }
 
     /// The peer on a connection, for steps that were not recorded.
     pub fn peer(&mut self, conn: u32) -> &mut Peer {
-        self.peers
-            .get_mut(&conn)
-            .unwrap_or_else(|| panic!("connection {conn} is not open"))
+        self.peers.get_mut(&conn).unwrap_or_else(|| panic!("connection {conn} is not open"))
     }
 
     /// Breaks a connection.
     pub fn cut(&mut self, conn: u32) {
-        assert!(
-            self.peers.remove(&conn).is_some(),
-            "connection {conn} is not open"
-        );
+        assert!(self.peers.remove(&conn).is_some(), "connection {conn} is not open");
         self.unsettled = self.unsettled.filter(|other| *other != conn);
     }
 
@@ -117,16 +103,14 @@ impl Player {
             (Event::Open, _) => {
                 self.settle_others(line.conn).await;
                 let name = format!("{} (connection {})", line.peer, line.conn);
-                self.peers
-                    .insert(line.conn, Peer::open(name, self.master).await);
+                self.peers.insert(line.conn, Peer::open(name, self.master).await);
             }
             (Event::Packet(packet), Direction::ToMaster) => {
                 self.settle_others(line.conn).await;
                 let packet = self.translate(packet);
                 self.peer(line.conn).send(&packet).await;
                 // PINGREQ before CONNACK would be a question to a stranger, and one after it has its own answer.
-                self.unsettled = matches!(packet, Packet::Publish { .. } | Packet::Disconnect)
-                    .then_some(line.conn);
+                self.unsettled = matches!(packet, Packet::Publish { .. } | Packet::Disconnect).then_some(line.conn);
             }
             (Event::Fin, Direction::ToMaster) => {
                 self.settle_others(line.conn).await;

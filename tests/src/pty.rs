@@ -24,9 +24,7 @@ pub struct PomeloCli {
 
 impl fmt::Debug for PomeloCli {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PomeloCli")
-            .field("seen", &self.seen)
-            .finish_non_exhaustive()
+        f.debug_struct("PomeloCli").field("seen", &self.seen).finish_non_exhaustive()
     }
 }
 
@@ -49,37 +47,18 @@ impl PomeloCli {
 
     /// Starts it and does not wait for anything.
     pub fn open(master: SocketAddr, user: &str, password: &str, context: &str) -> Self {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)
-            .expect("the system has pseudo terminals");
-        grantpt(&controller)
-            .and_then(|()| unlockpt(&controller))
-            .expect("a new pseudo terminal can be unlocked");
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("the system has pseudo terminals");
+        grantpt(&controller).and_then(|()| unlockpt(&controller)).expect("a new pseudo terminal can be unlocked");
         let name = ptsname(&controller, Vec::new()).expect("a pseudo terminal has a name");
-        let side = rustix::fs::open(
-            name.as_c_str(),
-            OFlags::RDWR | OFlags::NOCTTY,
-            Mode::empty(),
-        );
+        let side = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty());
         let side = side.expect("the other side of a pseudo terminal can be opened");
-        let size = Winsize {
-            ws_row: 50,
-            ws_col: 250,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: 50, ws_col: 250, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&controller, size).expect("a pseudo terminal has a size");
         let another = || side.try_clone().expect("a descriptor can be duplicated");
 
         let mut command = crate::node::command(&crate::node::script("pomelo-cli.js"));
-        command.arg(context).args([
-            "-h",
-            &master.ip().to_string(),
-            "-P",
-            &master.port().to_string(),
-        ]);
-        command
-            .args(["-u", user, "-p", password])
-            .env("TERM", "xterm");
+        command.arg(context).args(["-h", &master.ip().to_string(), "-P", &master.port().to_string()]);
+        command.args(["-u", user, "-p", password]).env("TERM", "xterm");
         command.stdin(another()).stdout(another()).stderr(another());
         let child = command.spawn().expect("node can be started");
         // Else the terminal would outlive the program, and the reader below with it.
@@ -88,9 +67,7 @@ impl PomeloCli {
         let screen = Output::new("pomelo-cli");
         let sink = screen.clone();
         let terminal = File::from(controller);
-        let mut reader = terminal
-            .try_clone()
-            .expect("a descriptor can be duplicated");
+        let mut reader = terminal.try_clone().expect("a descriptor can be duplicated");
         // A thread, since a terminal cannot be polled like a socket; it ends with the program.
         std::thread::spawn(move || {
             let mut pending = Vec::new();
@@ -100,19 +77,12 @@ impl PomeloCli {
                 sink.push(&mut pending);
             }
         });
-        Self {
-            terminal,
-            screen,
-            seen: 0,
-            _child: child,
-        }
+        Self { terminal, screen, seen: 0, _child: child }
     }
 
     /// Types a line and presses return.
     pub fn type_line(&mut self, line: &str) {
-        self.terminal
-            .write_all(format!("{line}\r").as_bytes())
-            .expect("a terminal can be typed on");
+        self.terminal.write_all(format!("{line}\r").as_bytes()).expect("a terminal can be typed on");
     }
 
     /// Waits until `needle` has appeared after what earlier calls have seen; returns what stood before it.
@@ -120,15 +90,9 @@ impl PomeloCli {
         let from = self.seen;
         let find = |text: &str| {
             let place = text[from..].find(needle)?;
-            Some((
-                text[from..from + place].to_owned(),
-                from + place + needle.len(),
-            ))
+            Some((text[from..from + place].to_owned(), from + place + needle.len()))
         };
-        let (before, seen) = self
-            .screen
-            .find(&format!("`{needle}` (after byte {from})"), ANSWER, find)
-            .await;
+        let (before, seen) = self.screen.find(&format!("`{needle}` (after byte {from})"), ANSWER, find).await;
         self.seen = seen;
         before
     }

@@ -23,21 +23,13 @@ pub struct Stage {
 impl Stage {
     /// Listens on a free port.
     pub async fn listen() -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .expect("the loopback has a free port");
-        Self {
-            listener,
-            peers: BTreeMap::new(),
-            names: Names::default(),
-        }
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("the loopback has a free port");
+        Self { listener, peers: BTreeMap::new(), names: Names::default() }
     }
 
     /// Address for the program that is judged.
     pub fn address(&self) -> SocketAddr {
-        self.listener
-            .local_addr()
-            .expect("a bound listener has an address")
+        self.listener.local_addr().expect("a bound listener has an address")
     }
 
     /// What the recording calls `recorded` has another name in this run.
@@ -73,24 +65,20 @@ impl Stage {
 
     /// The other end of a connection, for steps that were not recorded.
     pub fn peer(&mut self, conn: u32) -> &mut Peer {
-        self.peers
-            .get_mut(&conn)
-            .unwrap_or_else(|| panic!("connection {conn} is not open"))
+        self.peers.get_mut(&conn).unwrap_or_else(|| panic!("connection {conn} is not open"))
     }
 
     /// Accepts the next connection, under a number of the test's choice.
     pub async fn accept(&mut self, conn: u32) {
         let accepted = within("a connection to the stage", PROCESS, self.listener.accept()).await;
         let (stream, _) = accepted.expect("a connection can be accepted");
-        self.peers
-            .insert(conn, Peer::over(format!("connection {conn}"), stream));
+        self.peers.insert(conn, Peer::over(format!("connection {conn}"), stream));
     }
 
     /// Gives a connection the number it has in the next recording.
     pub fn rename(&mut self, conn: u32, other: u32) {
         let peer = self.peers.remove(&conn);
-        self.peers
-            .insert(other, peer.expect("the connection is open"));
+        self.peers.insert(other, peer.expect("the connection is open"));
     }
 
     async fn act(&mut self, line: &Line) -> Result<(), String> {
@@ -111,14 +99,8 @@ impl Stage {
             }
             (Event::Fin, Direction::ToPeer) => self.peer(line.conn).finish_sending().await,
             (Event::Packet(recorded), Direction::ToMaster) => {
-                let live = self
-                    .peer(line.conn)
-                    .try_next()
-                    .await?
-                    .ok_or("the program closed the connection")?;
-                self.names
-                    .compare(recorded, &live, Sender::Peer)
-                    .map_err(|what| format!("{what}\n  got: {live:?}"))?;
+                let live = self.peer(line.conn).try_next().await?.ok_or("the program closed the connection")?;
+                self.names.compare(recorded, &live, Sender::Peer).map_err(|what| format!("{what}\n  got: {live:?}"))?;
             }
             (Event::Fin, Direction::ToMaster) => self.peer(line.conn).try_closed().await?,
         }

@@ -78,10 +78,7 @@ pub struct Transcript {
 
 impl fmt::Debug for Transcript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transcript")
-            .field("name", &self.name)
-            .field("reasons", &self.reasons)
-            .finish_non_exhaustive()
+        f.debug_struct("Transcript").field("name", &self.name).field("reasons", &self.reasons).finish_non_exhaustive()
     }
 }
 
@@ -90,21 +87,10 @@ impl fmt::Debug for Transcript {
 impl Transcript {
     /// Reads `tests/transcripts/NAME.jsonl`.
     pub fn load(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("transcripts")
-            .join(format!("{name}.jsonl"));
-        let text = std::fs::read_to_string(&path)
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let lines = text
-            .lines()
-            .enumerate()
-            .map(|(index, line)| read_line(name, index + 1, line))
-            .collect();
-        Self {
-            name: name.to_owned(),
-            lines,
-            reasons: Vec::new(),
-        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts").join(format!("{name}.jsonl"));
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let lines = text.lines().enumerate().map(|(index, line)| read_line(name, index + 1, line)).collect();
+        Self { name: name.to_owned(), lines, reasons: Vec::new() }
     }
 
     /// File name without its ending.
@@ -125,16 +111,9 @@ impl Transcript {
     /// Requests and commands of the peer on connection `conn`, each with the messages that answer it.
     pub fn exchanges(&self, conn: u32) -> Vec<(Value, Vec<Value>)> {
         let on = |direction: Direction| {
-            self.lines
-                .iter()
-                .filter(move |line| line.conn == conn && line.direction == direction)
-                .map(Line::message)
+            self.lines.iter().filter(move |line| line.conn == conn && line.direction == direction).map(Line::message)
         };
-        let answers = |id: &Value| {
-            on(Direction::ToPeer)
-                .filter(|message| message["respId"] == *id)
-                .collect()
-        };
+        let answers = |id: &Value| on(Direction::ToPeer).filter(|message| message["respId"] == *id).collect();
         on(Direction::ToMaster)
             .filter(|message| message["reqId"].is_u64())
             .map(|message| {
@@ -152,8 +131,7 @@ impl Transcript {
     #[must_use]
     pub fn part(&self, first: usize, last: usize) -> Self {
         let mut part = self.clone();
-        part.lines
-            .retain(|line| (first..=last).contains(&line.number));
+        part.lines.retain(|line| (first..=last).contains(&line.number));
         part
     }
 
@@ -176,18 +154,9 @@ impl Transcript {
     #[must_use]
     pub fn cut_at(mut self, number: usize, conns: &[u32]) -> Self {
         let place = self.place(number);
-        assert!(
-            matches!(self.lines[place].event, Event::Note(_)),
-            "{}: line {number} is no note",
-            self.name
-        );
-        let cuts = conns.iter().map(|conn| Line {
-            conn: *conn,
-            event: Event::Cut,
-            ..self.lines[place].clone()
-        });
-        self.lines
-            .splice(place + 1..=place, cuts.collect::<Vec<_>>());
+        assert!(matches!(self.lines[place].event, Event::Note(_)), "{}: line {number} is no note", self.name);
+        let cuts = conns.iter().map(|conn| Line { conn: *conn, event: Event::Cut, ..self.lines[place].clone() });
+        self.lines.splice(place + 1..=place, cuts.collect::<Vec<_>>());
         self
     }
 }
@@ -199,11 +168,7 @@ impl Transcript {
     #[must_use]
     pub fn without(mut self, number: usize, reason: &str) -> Self {
         let place = self.place(number);
-        assert!(
-            self.lines[place].is_from_master(),
-            "{}: line {number} does not come from the master",
-            self.name
-        );
+        assert!(self.lines[place].is_from_master(), "{}: line {number} does not come from the master", self.name);
         self.lines.remove(place);
         self.because(reason)
     }
@@ -213,11 +178,7 @@ impl Transcript {
     pub fn without_all(mut self, reason: &str, unwanted: impl Fn(&Line) -> bool) -> Self {
         let before = self.lines.len();
         self.lines.retain(|line| !unwanted(line));
-        assert!(
-            self.lines.len() < before,
-            "{}: nothing in it is concerned by: {reason}",
-            self.name
-        );
+        assert!(self.lines.len() < before, "{}: nothing in it is concerned by: {reason}", self.name);
         self.because(reason)
     }
 
@@ -243,23 +204,14 @@ impl Transcript {
     #[must_use]
     pub fn then(mut self, number: usize, event: Event, reason: &str) -> Self {
         let place = self.place(number);
-        let line = Line {
-            event,
-            direction: Direction::ToPeer,
-            ..self.lines[place].clone()
-        };
+        let line = Line { event, direction: Direction::ToPeer, ..self.lines[place].clone() };
         self.lines.insert(place + 1, line);
         self.because(reason)
     }
 
     /// What is said in one direction is changed by `change` wherever that finds something to change.
     #[must_use]
-    pub fn adjusted(
-        mut self,
-        direction: Direction,
-        reason: &str,
-        change: impl Fn(&mut Value),
-    ) -> Self {
+    pub fn adjusted(mut self, direction: Direction, reason: &str, change: impl Fn(&mut Value)) -> Self {
         let mut changed = false;
         let lines = self.lines.iter_mut();
         for line in lines.filter(|line| line.direction == direction) {
@@ -271,11 +223,7 @@ impl Transcript {
                 changed = true;
             }
         }
-        assert!(
-            changed,
-            "{}: nothing in it is concerned by: {reason}",
-            self.name
-        );
+        assert!(changed, "{}: nothing in it is concerned by: {reason}", self.name);
         self.because(reason)
     }
 
@@ -286,29 +234,15 @@ impl Transcript {
         while place < self.lines.len() {
             let line = self.lines[place].clone();
             place += 1;
-            if line.event == Event::Packet(Packet::Disconnect)
-                && line.direction == Direction::ToPeer
-            {
-                self.lines.insert(
-                    place,
-                    Line {
-                        event: Event::Fin,
-                        ..line
-                    },
-                );
+            if line.event == Event::Packet(Packet::Disconnect) && line.direction == Direction::ToPeer {
+                self.lines.insert(place, Line { event: Event::Fin, ..line });
             }
         }
-        self.because(
-            "PROTOCOL 5.4: the original leaves TCP open after DISCONNECT, a master should close it",
-        )
+        self.because("PROTOCOL 5.4: the original leaves TCP open after DISCONNECT, a master should close it")
     }
 
     fn because(mut self, reason: &str) -> Self {
-        assert!(
-            reason.len() > 8,
-            "{}: a deviation needs a reason",
-            self.name
-        );
+        assert!(reason.len() > 8, "{}: a deviation needs a reason", self.name);
         self.reasons.push(reason.to_owned());
         self
     }
@@ -321,16 +255,9 @@ impl Transcript {
 
 fn with_payload(event: &Event, payload: &Value) -> Event {
     match event {
-        Event::Packet(Packet::Publish {
-            topic,
-            payload: recorded,
-        }) => {
+        Event::Packet(Packet::Publish { topic, payload: recorded }) => {
             let once = payload.to_string();
-            let text = if recorded.starts_with('"') {
-                Value::String(once).to_string()
-            } else {
-                once
-            };
+            let text = if recorded.starts_with('"') { Value::String(once).to_string() } else { once };
             Event::Packet(Packet::publish(topic, text))
         }
         other => panic!("{other:?} has no payload"),
@@ -339,9 +266,7 @@ fn with_payload(event: &Event, payload: &Value) -> Event {
 
 fn read_line(name: &str, number: usize, text: &str) -> Line {
     let fail = |what: &str| -> ! { panic!("{name}, line {number}: {what}") };
-    let Ok(line) = serde_json::from_str::<Value>(text) else {
-        fail("not JSON")
-    };
+    let Ok(line) = serde_json::from_str::<Value>(text) else { fail("not JSON") };
     let field = |key: &str| line[key].as_str().unwrap_or_default();
     let raw = || unhex(field("hex")).unwrap_or_else(|| fail("no bytes"));
     let event = match field("type") {
@@ -354,11 +279,7 @@ fn read_line(name: &str, number: usize, text: &str) -> Line {
         "CONNACK" | "PINGREQ" | "PINGRESP" | "DISCONNECT" => {
             let mut splitter = crate::packet::Splitter::default();
             splitter.push(&raw());
-            Event::Packet(
-                splitter
-                    .next_packet()
-                    .unwrap_or_else(|| fail("half a packet")),
-            )
+            Event::Packet(splitter.next_packet().unwrap_or_else(|| fail("half a packet")))
         }
         _ => fail("unknown type"),
     };
@@ -366,25 +287,12 @@ fn read_line(name: &str, number: usize, text: &str) -> Line {
         "s>c" => Direction::ToPeer,
         _ => Direction::ToMaster,
     };
-    let conn = line["conn"]
-        .as_u64()
-        .and_then(|conn| u32::try_from(conn).ok())
-        .unwrap_or(0);
-    Line {
-        number,
-        conn,
-        peer: field("peer").to_owned(),
-        direction,
-        event,
-        or: Vec::new(),
-    }
+    let conn = line["conn"].as_u64().and_then(|conn| u32::try_from(conn).ok()).unwrap_or(0);
+    Line { number, conn, peer: field("peer").to_owned(), direction, event, or: Vec::new() }
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
     (!digits.is_empty() && digits.len().is_multiple_of(2)).then_some(())?;
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

@@ -41,7 +41,7 @@ impl Master {
         }
         let Some(enable) = enable else {
             let modules: Vec<String> =
-                self.modules.list(Role::Master).into_iter().filter(|id| !is_internal(id)).collect();
+                self.modules.list_public(Role::Master).iter().map(|id| id.as_str().to_owned()).collect();
             return answer(reply, Ok(json!({ "modules": modules })));
         };
         if module.is_empty() {
@@ -68,7 +68,7 @@ impl Master {
         }
         let ask: Result<Ask, _> = serde_json::from_str(body);
         match ask {
-            Ok(ask) if ask.action == "list" => answer(Some(reply), Ok(self.plugins.report())),
+            Ok(ask) if ask.action == "list" => answer(Some(reply), Ok(self.plugins())),
             Ok(ask) => reply.refuse(&format!("unknown action:{}; there is \"list\"", ask.action)),
             Err(_) => reply.refuse("expected an object with an action, such as {\"action\":\"list\"}"),
         }
@@ -88,13 +88,6 @@ fn permission(client: &ClientIdentity, body: &Map<String, Value>) -> Result<(), 
         }
         Some(_) => Err("Client info error"),
     }
-}
-
-/// The original's `/^__\w+__$/`.
-fn is_internal(id: &str) -> bool {
-    id.strip_prefix("__")
-        .and_then(|rest| rest.strip_suffix("__"))
-        .is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
 }
 
 fn answer(reply: Option<Reply>, result: Result<Value, String>) {
@@ -124,11 +117,5 @@ mod tests {
         assert_eq!(check(1, json!({ "clientId": 5 })), Err("Client info error"));
         assert_eq!(check(0, json!({ "clientId": "c" })), Err("Client info error"));
         assert_eq!(check(2, json!({ "clientId": "c" })), Err("Command permission denied"));
-    }
-
-    #[test]
-    fn internal_modules_are_told_by_their_underscores() {
-        assert!(is_internal("__console__") && is_internal("__a_1__"));
-        assert!(!is_internal("timeReport") && !is_internal("____") && !is_internal("__a-b__"));
     }
 }
