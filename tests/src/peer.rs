@@ -304,9 +304,11 @@ impl Peer {
     /// As [`Peer::response`], for requests that take their time.
     pub async fn response_within(&mut self, id: u64, limit: Duration) -> Value {
         let is_ours = |packet: &Packet| match packet {
+            // What cannot be decoded (a thousand levels, say) is left for those who want to look at it.
             Packet::Publish { topic, payload } if topic == "client" || topic == "monitor" => {
-                let message = decode(payload);
-                (message["respId"] == json!(id)).then_some(message)
+                try_decode(payload)
+                    .ok()
+                    .filter(|message| message["respId"] == json!(id))
             }
             _ => None,
         };
@@ -417,12 +419,17 @@ impl Peer {
 /// # Panics
 /// If it is not JSON.
 pub fn decode(payload: &str) -> Value {
-    let once = serde_json::from_str(payload)
-        .unwrap_or_else(|error| panic!("{payload} is not JSON: {error}"));
-    match once {
-        Value::String(inner) => serde_json::from_str(&inner)
-            .unwrap_or_else(|error| panic!("{inner} inside is not JSON: {error}")),
-        other => other,
+    try_decode(payload).unwrap_or_else(|error| panic!("{payload} is not JSON: {error}"))
+}
+
+/// As [`decode`].
+///
+/// # Errors
+/// If it is not JSON, or nested deeper than the parser likes.
+pub fn try_decode(payload: &str) -> Result<Value, serde_json::Error> {
+    match serde_json::from_str(payload)? {
+        Value::String(inner) => serde_json::from_str(&inner),
+        other => Ok(other),
     }
 }
 
