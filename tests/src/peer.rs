@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::deadline::{ANSWER, soon, within};
 use crate::packet::{Packet, Splitter};
+use crate::payload::{decode, try_decode};
 
 /// One end of a connection whose every packet the test sees, in order.
 pub struct Peer {
@@ -411,25 +412,6 @@ impl Peer {
     /// What has arrived and was not asked for yet.
     pub fn inbox(&self) -> &VecDeque<Packet> {
         &self.inbox
-    }
-}
-
-/// A value as the wire carries it: text in a JSON string is decoded once more.
-///
-/// # Panics
-/// If it is not JSON.
-pub fn decode(payload: &str) -> Value {
-    try_decode(payload).unwrap_or_else(|error| panic!("{payload} is not JSON: {error}"))
-}
-
-/// As [`decode`].
-///
-/// # Errors
-/// If it is not JSON, or nested deeper than the parser likes.
-pub fn try_decode(payload: &str) -> Result<Value, serde_json::Error> {
-    match serde_json::from_str(payload)? {
-        Value::String(inner) => serde_json::from_str(&inner),
-        other => Ok(other),
     }
 }
 
