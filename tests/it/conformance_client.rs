@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use muster_tests::cli::{Finished, call, muster};
 use muster_tests::packet::Packet;
-use muster_tests::peer::{Peer, decode, md5_hex};
+use muster_tests::payload::decode;
+use muster_tests::peer::{Peer, md5_hex};
 use muster_tests::stage::Stage;
 use muster_tests::transcript::Transcript;
 use serde_json::{Value, json};

@@ -3,9 +3,11 @@
 
 #![allow(missing_docs, reason = "a test's name is its sentence")]
 
+mod application;
 mod conformance;
 mod conformance_client;
 mod conformance_monitor;
 mod hostile;
+mod impostors;
 mod node_peers;
 mod oracle;

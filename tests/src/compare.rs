@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::packet::Packet;
+use crate::payload::unwrap;
 
 /// Who sent the packet that is judged; it decides which fields may differ from the recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,14 +162,6 @@ impl Names {
             Err(format!("{place}: request {wanted} of the recording was {known} here, and is {found} now"))
         }
     }
-}
-
-/// Whether a payload is encoded twice, and its value.
-fn unwrap(payload: &str) -> Result<(bool, Value), serde_json::Error> {
-    Ok(match serde_json::from_str(payload)? {
-        Value::String(inner) => (true, serde_json::from_str(&inner)?),
-        plain => (false, plain),
-    })
 }
 
 fn number(id: &Value) -> Option<u64> {

@@ -5,8 +5,8 @@
 //! as an oracle: the tests in `it/oracle.rs` hold the kit against the original master before
 //! `it/conformance.rs` holds the product against the kit.
 //!
-//! Reading order: [`deadline`] and [`output`] (how tests wait), [`packet`] and [`peer`] (bytes and
-//! hand-made peers), [`transcript`], [`compare`], [`player`] and [`stage`] (recordings and both ways to
+//! Reading order: [`deadline`] and [`output`] (how tests wait), [`packet`], [`payload`] and [`peer`]
+//! (bytes and hand-made peers), [`transcript`], [`compare`], [`player`] and [`stage`] (recordings and both ways to
 //! play them), [`daemon`] and [`cli`] (the program under test), [`node`] and [`pty`] (the original programs),
 //! [`bystanders`] (two peers that notice when an attack disturbs others).
 //!
@@ -16,6 +16,7 @@ pub mod deadline;
 pub mod output;
 
 pub mod packet;
+pub mod payload;
 pub mod peer;
 
 pub mod compare;

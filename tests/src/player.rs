@@ -168,7 +168,7 @@ impl Player {
 fn is_of(packet: &Packet, modules: &[String]) -> bool {
     match packet {
         Packet::Publish { payload, .. } => {
-            let message = crate::peer::decode(payload);
+            let message = crate::payload::decode(payload);
             modules.iter().any(|module| message["moduleId"] == **module)
         }
         _ => false,

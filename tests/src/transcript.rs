@@ -57,7 +57,7 @@ impl Line {
     /// Decoded payload of a PUBLISH, else null.
     pub fn message(&self) -> Value {
         match &self.event {
-            Event::Packet(Packet::Publish { payload, .. }) => crate::peer::decode(payload),
+            Event::Packet(Packet::Publish { payload, .. }) => crate::payload::decode(payload),
             _ => Value::Null,
         }
     }
