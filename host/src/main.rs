@@ -1,2 +1,13 @@
 //! The one binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use muster::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => cli::run(cli),
+        Err(usage) => cli::usage(&usage),
+    }
+}
