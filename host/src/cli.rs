@@ -7,6 +7,7 @@ mod ask;
 mod call;
 mod daemons;
 mod error;
+mod log;
 mod module;
 mod plugin;
 mod render;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use self::{
-    ask::{Asking, Output},
+    ask::Output,
     call::CallArgs,
     daemons::{DemoArgs, MasterArgs, MonitorArgs, PreflightArgs},
     error::CliError,
@@ -73,7 +74,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Master(args) => report(args.run(), Output::Table),
         Command::Monitor(args) => report(args.run(), Output::Table),
         Command::Demo(args) => report(args.run(), Output::Table),
-        Command::Preflight(args) => report(args.run(), Output::Table),
+        Command::Preflight(args) => args.run(),
         Command::Server(ServerCommand::List(asking)) => {
             let output = asking.output;
             report(ask::block_on(server::list(asking)), output)

@@ -30,7 +30,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use md5::{Digest, Md5};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::{
@@ -40,7 +39,7 @@ use tokio::{
 
 use self::connection::{Ask, Connection, Message};
 pub use self::error::ClientError;
-use crate::wire::handshake::ClientHello;
+use crate::wire::handshake::{ClientHello, md5_hex};
 
 /// How long a request may take. Longer than a master's own deadline of 15 s, so that the master's word on what went
 /// wrong arrives before ours.
@@ -229,8 +228,4 @@ impl fmt::Debug for Options {
 fn made_up_id() -> String {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("muster_{}_{}", std::process::id(), since_1970.as_nanos())
-}
-
-fn md5_hex(password: &str) -> String {
-    Md5::digest(password).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tokio::runtime::{Builder, Runtime};
 
-use super::CliError;
+use super::{CliError, log, render};
 use crate::{
     config::{Address, MasterConfig, MonitorConfig, Sources},
     daemon,
+    demo::Demo,
+    plugin::preflight::child_main,
 };
 
 /// What both daemons take.
@@ -100,7 +103,11 @@ impl DaemonArgs {
 impl MasterArgs {
     /// Runs until it is told to end.
     pub(super) fn run(self) -> Result<String, CliError> {
-        daemon::run_master(MasterConfig::load(self.sources(variable))?)?;
+        let config = MasterConfig::load(self.sources(variable))?;
+        log::start(&config.daemon.log);
+        runtime()?.block_on(daemon::run_master(config, |address| {
+            render::ready(&format!("muster master listening on {address}"));
+        }))?;
         Ok(String::new())
     }
 
@@ -113,7 +120,10 @@ impl MasterArgs {
 impl MonitorArgs {
     /// Runs until it is told to end.
     pub(super) fn run(self) -> Result<String, CliError> {
-        daemon::run_monitor(MonitorConfig::load(self.sources(variable))?)?;
+        let config = MonitorConfig::load(self.sources(variable))?;
+        log::start(&config.daemon.log);
+        let line = format!("muster monitor {} of {}", config.id, config.master);
+        runtime()?.block_on(daemon::run_monitor(config, || render::ready(&line)))?;
         Ok(String::new())
     }
 
@@ -131,16 +141,22 @@ impl MonitorArgs {
 
 impl DemoArgs {
     pub(super) fn run(self) -> Result<String, CliError> {
-        daemon::run_demo(self.listen, self.plugins)?;
+        let DemoArgs { listen, plugins } = self;
+        let executable = std::env::current_exe().map_err(CliError::Runtime)?;
+        let demo = Demo { executable, listen: listen.to_string(), plugins };
+        runtime()?.block_on(demo.run(&mut render::stdout()))?;
         Ok(String::new())
     }
 }
 
 impl PreflightArgs {
-    pub(super) fn run(self) -> Result<String, CliError> {
-        daemon::run_preflight(&self.file)?;
-        Ok(String::new())
+    pub(super) fn run(self) -> ! {
+        child_main(&self.file)
     }
+}
+
+fn runtime() -> Result<Runtime, CliError> {
+    Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::{client::ClientError, config::Faults, daemon::DaemonError};
+use crate::{client::ClientError, config::Faults, daemon::DaemonError, demo::DemoError};
 
 /// Why a command did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +11,8 @@ pub(super) enum CliError {
     Config(#[from] Faults),
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    #[error(transparent)]
+    Demo(#[from] DemoError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("the runtime cannot be started")]
@@ -30,12 +32,13 @@ impl CliError {
 
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Config(_) => CliError::USAGE,
+            CliError::Config(_) | CliError::Daemon(DaemonError::Config(_)) => CliError::USAGE,
             CliError::Client(ClientError::RefusedLogin { .. }) => 4,
             CliError::Client(ClientError::Unreachable { .. }) => 5,
             CliError::Client(ClientError::Timeout { .. }) => 6,
             CliError::Client(ClientError::Disconnected | ClientError::Body(_))
             | CliError::Daemon(_)
+            | CliError::Demo(_)
             | CliError::Runtime(_)
             | CliError::Refused { .. }
             | CliError::NoModule(_)
@@ -47,7 +50,9 @@ impl CliError {
     pub(super) fn hint(&self) -> Option<String> {
         let hint = match self {
             CliError::Client(error) => error.hint(),
-            CliError::Config(_) => "the sample file muster.sample.toml shows every setting with its default",
+            CliError::Config(_) | CliError::Daemon(DaemonError::Config(_)) => {
+                "the sample file muster.sample.toml shows every setting with its default"
+            }
             CliError::NoModule(module) if module == crate::cli::plugin::MODULE => {
                 "plugins are known to Muster's master only, and this seems to be a Node master"
             }
@@ -62,7 +67,7 @@ impl CliError {
                 "`muster module enable MODULE` switches it on"
             }
             CliError::Odd { .. } => "`muster call MODULE JSON -o json` shows the whole answer",
-            CliError::Daemon(_) | CliError::Runtime(_) | CliError::Refused { .. } => return None,
+            CliError::Daemon(_) | CliError::Demo(_) | CliError::Runtime(_) | CliError::Refused { .. } => return None,
         };
         Some(hint.to_owned())
     }

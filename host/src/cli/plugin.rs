@@ -25,8 +25,6 @@ pub(super) enum PluginCommand {
 #[derive(Deserialize)]
 struct Answer {
     plugins: Vec<Value>,
-    #[serde(default)]
-    still_mapped: Vec<Value>,
 }
 
 pub(super) async fn list(asking: Asking) -> Result<String, CliError> {
@@ -40,37 +38,55 @@ pub(super) async fn list(asking: Asking) -> Result<String, CliError> {
 /// `now` is the time since 1970.
 fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError> {
     let json = body.to_string();
-    let Ok(Answer { plugins, still_mapped }) = serde_json::from_value(body) else {
+    let Ok(Answer { plugins }) = serde_json::from_value(body) else {
         return Err(CliError::Odd { module: MODULE, found: json });
     };
     if output == Output::Json {
         return Ok(json);
     }
     let rows = plugins.iter().map(|plugin| {
-        let field = |name: &str| cell(&plugin[name]);
-        let modules = match &plugin["modules"] {
-            Value::Array(modules) if !modules.is_empty() => modules.iter().map(cell).collect::<Vec<_>>().join(","),
-            _ => render::NOTHING.to_owned(),
-        };
-        let [name, state, generation, version] = ["name", "state", "generation", "version"].map(field);
-        let [calls, errors, reason] = ["calls", "errors", "reason"].map(field);
-        vec![name, state, generation, version, modules, calls, errors, age(&plugin["since_ms"], now), reason]
+        let [name, state, generation, version] = fields(plugin, ["name", "state", "generation", "version"]);
+        let [calls, errors, reason] = fields(plugin, ["calls", "errors", "reason"]);
+        vec![name, state, generation, version, modules(plugin), calls, errors, age(&plugin["since"], now), reason]
     });
     let header = ["NAME", "STATE", "GENERATION", "VERSION", "MODULES", "CALLS", "ERRORS", "SINCE", "REASON"];
     let mut text = render::table(&header, rows);
-    if !still_mapped.is_empty() {
-        let rows = still_mapped
-            .iter()
-            .map(|left| ["name", "generation", "bytes", "reason"].map(|field| cell(&left[field])).to_vec());
-        text.push_str("\n\nstill mapped:\n");
-        text.push_str(&render::table(&["NAME", "GENERATION", "BYTES", "REASON"], rows));
+    let left: Vec<_> = plugins.iter().flat_map(still_mapped).collect();
+    if !left.is_empty() {
+        text.push_str("\n\nunloaded, but still mapped:\n");
+        text.push_str(&render::table(
+            &["NAME", "GENERATION", "BYTES", "SINCE", "REASON"],
+            left.into_iter().map(|(name, left)| {
+                let [generation, bytes, reason] = fields(left, ["generation", "bytes", "reason"]);
+                vec![name, generation, bytes, age(&left["since"], now), reason]
+            }),
+        ));
     }
     Ok(text)
 }
 
-/// How long ago a time in milliseconds since 1970 was.
-fn age(since_ms: &Value, now: Duration) -> String {
-    let Some(since) = since_ms.as_u64().map(Duration::from_millis) else { return render::NOTHING.to_owned() };
+fn fields<const N: usize>(of: &Value, names: [&str; N]) -> [String; N] {
+    names.map(|name| cell(&of[name]))
+}
+
+fn modules(plugin: &Value) -> String {
+    match plugin["modules"].as_array() {
+        Some(modules) if !modules.is_empty() => {
+            modules.iter().map(|module| cell(&module["id"])).collect::<Vec<_>>().join(",")
+        }
+        _ => render::NOTHING.to_owned(),
+    }
+}
+
+/// Generations whose libraries stayed in memory, with the name of the plugin.
+fn still_mapped(plugin: &Value) -> impl Iterator<Item = (String, &Value)> {
+    let left = plugin["stillMapped"].as_array().map_or(&[][..], Vec::as_slice);
+    left.iter().map(|left| (cell(&plugin["name"]), left))
+}
+
+/// How long ago a time in seconds since 1970 was.
+fn age(since: &Value, now: Duration) -> String {
+    let Some(since) = since.as_u64().map(Duration::from_secs) else { return render::NOTHING.to_owned() };
     let seconds = now.saturating_sub(since).as_secs();
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
@@ -83,20 +99,20 @@ mod tests {
     fn plugins_are_shown_with_their_state_and_what_is_still_mapped() {
         let body = json!({
             "plugins": [
-                {"name": "console", "state": "running", "generation": 1, "version": "0.1.0", "since_ms": 5_000,
-                 "modules": ["__console__"], "calls": 7, "errors": 0, "panics": 0, "reason": null},
-                {"name": "bad", "state": "refused", "reason": "no module\u{1b}[31m", "since_ms": 60_000, "modules": []},
+                {"name": "console", "state": "running", "generation": 3, "version": "0.1.0", "since": 5,
+                 "modules": [{"id": "__console__", "roles": ["master"]}], "calls": 7, "errors": 0, "reason": null,
+                 "stillMapped": [{"generation": 2, "reason": "a thread is inside", "bytes": 4096, "since": 64}]},
+                {"name": "bad", "state": "refused", "reason": "no module\u{1b}[31m", "since": 60, "stillMapped": []},
             ],
-            "still_mapped": [{"name": "echo", "generation": 2, "reason": "a thread is inside", "bytes": 4096}],
         });
         let expected = "\
 NAME     STATE    GENERATION  VERSION  MODULES      CALLS  ERRORS  SINCE  REASON
-console  running  1           0.1.0    __console__  7      0       1m     -
+console  running  3           0.1.0    __console__  7      0       1m     -
 bad      refused  -           -        -            -      -       5s     no module\\u{1b}[31m
 
-still mapped:
-NAME  GENERATION  BYTES  REASON
-echo  2           4096   a thread is inside";
+unloaded, but still mapped:
+NAME     GENERATION  BYTES  SINCE  REASON
+console  2           4096   1s     a thread is inside";
         assert_eq!(shown(body, Output::Table, Duration::from_secs(65)).unwrap(), expected);
     }
 }

@@ -20,11 +20,25 @@ pub(super) fn output(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Prints the line by which others know that a daemon is ready. A daemon whose standard output is closed goes on.
+pub(super) fn ready(line: &str) {
+    drop(output(line));
+}
+
+/// For what prints as it goes.
+pub(super) fn stdout() -> impl Write + Send {
+    io::stdout()
+}
+
+/// Whether colours may be used on standard error.
+pub(super) fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Prints why a command failed, down to the first cause, and what to do about it.
 pub(super) fn error(error: &dyn Error, hint: Option<&str>) -> io::Result<()> {
     let mut err = io::stderr().lock();
-    let plain = !err.is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let (red, bold, off) = if plain { ("", "", "") } else { ("\u{1b}[31m", "\u{1b}[1m", "\u{1b}[0m") };
+    let (red, bold, off) = if colours() { ("\u{1b}[31m", "\u{1b}[1m", "\u{1b}[0m") } else { ("", "", "") };
     writeln!(err, "{red}error:{off} {}", chain(error))?;
     match hint {
         Some(hint) => writeln!(err, "{bold}hint:{off} {hint}"),

@@ -74,6 +74,18 @@ pub struct MasterInfo {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Servers(BTreeMap<String, Vec<Map<String, Value>>>);
 
+impl From<Vec<User>> for Users {
+    fn from(users: Vec<User>) -> Users {
+        Users(users)
+    }
+}
+
+impl From<Vec<Token>> for Tokens {
+    fn from(tokens: Vec<Token>) -> Tokens {
+        Tokens(tokens)
+    }
+}
+
 impl Users {
     /// The user with this name.
     pub fn find(&self, username: &str) -> Option<&User> {
