@@ -58,13 +58,19 @@ pub(super) fn block_on(command: impl Future<Output = Result<String, CliError>>) 
 /// The body of an answer; an error of the module is an error. An absent body is null.
 pub(super) fn body_of(module: &str, response: Response) -> Result<Value, CliError> {
     if let Some(error) = response.error {
-        let text = words_of(&error);
-        if text == crate::wire::unknown_module(module) {
-            return Err(CliError::NoModule(module.to_owned()));
-        }
-        return Err(CliError::Refused { module: module.to_owned(), text });
+        return Err(refusal(module, words_of(&error)));
     }
     Ok(response.body.and_then(|body| serde_json::from_str(body.get()).ok()).unwrap_or_default())
+}
+
+/// An error of a module as one of the command.
+pub(super) fn refusal(module: &str, text: String) -> CliError {
+    let module = module.to_owned();
+    if text == crate::wire::unknown_module(&module) {
+        CliError::NoModule(module)
+    } else {
+        CliError::Refused { module, text }
+    }
 }
 
 /// An error of a module in words: a text, the `message` of an object, or the JSON of anything else.

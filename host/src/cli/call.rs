@@ -7,7 +7,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     CliError,
-    ask::{Asking, Output, words_of},
+    ask::{Asking, Output, refusal, words_of},
     render,
 };
 use crate::client::Response;
@@ -73,7 +73,7 @@ pub(super) async fn run(args: CallArgs) -> Result<String, CliError> {
     client.close().await;
     match asking.output {
         Output::Json => Ok(one_line(&response)),
-        Output::Table => shown(name, response),
+        Output::Table => shown(&name, response),
     }
 }
 
@@ -88,14 +88,14 @@ fn in_one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }
 
-fn shown(module: String, Response { error, body }: Response) -> Result<String, CliError> {
+fn shown(module: &str, Response { error, body }: Response) -> Result<String, CliError> {
     if let Some(error) = error {
         // Some modules answer their result as the error (Q19), with or without a body.
         let text = match body {
             Some(body) => format!("{} (body: {})", words_of(&error), body.get()),
             None => words_of(&error),
         };
-        return Err(CliError::Refused { module, text });
+        return Err(refusal(module, text));
     }
     let body: Value = body.and_then(|body| serde_json::from_str(body.get()).ok()).unwrap_or_default();
     Ok(render::json(&body))
@@ -134,8 +134,8 @@ mod tests {
     #[test]
     fn for_people_an_error_is_an_error() {
         let raw = |text: &str| Some(RawValue::from_string(text.to_owned()).unwrap());
-        assert_eq!(shown("m".to_owned(), Response { error: None, body: raw("\"ok\"") }).unwrap(), "\"ok\"");
-        let error = shown("m".to_owned(), Response { error: raw("\"no\""), body: raw("[1]") }).unwrap_err();
+        assert_eq!(shown("m", Response { error: None, body: raw("\"ok\"") }).unwrap(), "\"ok\"");
+        let error = shown("m", Response { error: raw("\"no\""), body: raw("[1]") }).unwrap_err();
         assert_eq!(error.to_string(), "m answers: no (body: [1])");
     }
 }
