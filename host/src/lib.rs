@@ -2,6 +2,7 @@
 
 mod app;
 mod auth;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod daemon;

@@ -108,15 +108,15 @@ pub(crate) enum LinkError {
 }
 
 impl Link {
-    /// Connects to `HOST:PORT`: name resolution and TCP within `connect_within`, then CONNECT and its answer within
-    /// [`CONNACK_WITHIN`].
+    /// Connects to `HOST:PORT`: name resolution and TCP `within` this time, then CONNECT and its answer within as much
+    /// again, at most [`CONNACK_WITHIN`].
     ///
     /// # Errors
-    /// `Unreachable` for anything before the socket is open (running out of `connect_within` included), then
-    /// `Timeout`, `Closed`, `Broken` and `Protocol`.
-    pub(crate) async fn open(addr: &str, connect_within: Duration) -> Result<Link, LinkError> {
+    /// `Unreachable` for anything before the socket is open (running out of time included), then `Timeout`, `Closed`,
+    /// `Broken` and `Protocol`.
+    pub(crate) async fn open(addr: &str, within: Duration) -> Result<Link, LinkError> {
         let unreachable = |source| LinkError::Unreachable { addr: addr.to_owned(), source };
-        let socket = match timeout(connect_within, TcpStream::connect(addr)).await {
+        let socket = match timeout(within, TcpStream::connect(addr)).await {
             Ok(connected) => connected.map_err(unreachable)?,
             Err(_) => return Err(unreachable(io::ErrorKind::TimedOut.into())),
         };
@@ -127,9 +127,10 @@ impl Link {
             writer: LinkWriter { socket: writer, queue: VecDeque::new(), pending: 0 },
         };
         link.writer.send(Bytes::from(packet::connect_packet(&connect_id()))).await?;
-        match timeout(CONNACK_WITHIN, link.reader.connack()).await {
+        let within = within.min(CONNACK_WITHIN);
+        match timeout(within, link.reader.connack()).await {
             Ok(answered) => answered.map(|()| link),
-            Err(_) => Err(LinkError::Timeout { addr: addr.to_owned(), after: CONNACK_WITHIN }),
+            Err(_) => Err(LinkError::Timeout { addr: addr.to_owned(), after: within }),
         }
     }
 

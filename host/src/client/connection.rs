@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -88,27 +88,28 @@ impl Connection {
 
     /// Connects and registers, within the timeout.
     pub(super) async fn login(&self) -> Result<Link, ClientError> {
-        let login = async {
-            let unreachable = |error| ClientError::of_link(&self.master, error);
-            let mut link = Link::open(&self.master, self.timeout).await.map_err(unreachable)?;
-            link.send(handshake::client_hello(&self.hello)).await.map_err(unreachable)?;
-            loop {
-                match link.recv().await {
-                    Ok(Incoming::Publish { topic: Topic::Register, payload }) => {
-                        match handshake::read_answer(&payload) {
-                            Ok(Ok(())) => return Ok(link),
-                            Ok(Err(text)) => return Err(ClientError::RefusedLogin { text }),
-                            // The deadline ends this.
-                            Err(envelope::NotAMessage) => {}
-                        }
-                    }
-                    Ok(Incoming::Disconnect) | Err(LinkError::Closed) => return Err(ClientError::Disconnected),
-                    Ok(Incoming::Publish { .. } | Incoming::Pingreq | Incoming::Pingresp) => {}
-                    Err(error) => return Err(unreachable(error)),
-                }
+        let until = Instant::now() + self.timeout;
+        let link = Link::open(&self.master, self.timeout).await;
+        let link = link.map_err(|error| ClientError::of_link(&self.master, error))?;
+        timeout_at(until, self.register(link)).await.unwrap_or(Err(ClientError::Timeout { after: self.timeout }))
+    }
+
+    async fn register(&self, mut link: Link) -> Result<Link, ClientError> {
+        let unreachable = |error| ClientError::of_link(&self.master, error);
+        link.send(handshake::client_hello(&self.hello)).await.map_err(unreachable)?;
+        loop {
+            match link.recv().await {
+                Ok(Incoming::Publish { topic: Topic::Register, payload }) => match handshake::read_answer(&payload) {
+                    Ok(Ok(())) => return Ok(link),
+                    Ok(Err(text)) => return Err(ClientError::RefusedLogin { text }),
+                    // The deadline ends this.
+                    Err(envelope::NotAMessage) => {}
+                },
+                Ok(Incoming::Disconnect) | Err(LinkError::Closed) => return Err(ClientError::Disconnected),
+                Ok(Incoming::Publish { .. } | Incoming::Pingreq | Incoming::Pingresp) => {}
+                Err(error) => return Err(unreachable(error)),
             }
-        };
-        timeout(self.timeout, login).await.unwrap_or(Err(ClientError::Timeout { after: self.timeout }))
+        }
     }
 
     /// Serves the handles until the last is gone, or one closes the connection.

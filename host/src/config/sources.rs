@@ -182,7 +182,7 @@ impl Node {
                 *at = Node::empty();
             }
             let Node::Table { entries, .. } = at else { return };
-            at = entries.entry(part.trim().to_owned()).or_insert_with(|| Node::empty());
+            at = entries.entry(part.trim().to_owned()).or_insert_with(Node::empty);
         }
         *at = node;
     }
