@@ -160,7 +160,8 @@ impl App {
             }
             query::SETTING if a.is_empty() => text(&self.settings.lock().clone().into()),
             query::SETTING => self.settings.lock().get(a).map(text).unwrap_or_default(),
-            query::DIRECTORY => text(&self.directory.lock().all()),
+            query::DIRECTORY if a.is_empty() => text(&self.directory.lock().all()),
+            query::DIRECTORY => text(&self.directory.lock().of_type(a)),
             query::MODULES => {
                 let ids = self.modules.list(self.role);
                 text(&ids.iter().map(|id| id.as_str()).collect())

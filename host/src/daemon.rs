@@ -213,8 +213,8 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         sweep.abort();
     };
     end_within(grace, end, &mut signals, || {
-        let [dropped, unasked] = master.counts();
-        info!(sessions_left = net.open(), dropped, unasked, "master ends");
+        let [dropped, unasked, overrun] = master.counts();
+        info!(sessions_left = net.open(), dropped, unasked, overrun, "master ends");
     })
     .await
 }

@@ -26,7 +26,7 @@ use crate::{
     modules::{
         Modules,
         call::{Call, ClientIdentity, Responder, Source},
-        deliver::Blocked,
+        deliver::{self, Blocked},
     },
     peers::{Link, Peers},
     plugin::status::FileStatus,
@@ -182,10 +182,10 @@ impl Master {
         debug!("a payload that is no message was dropped");
     }
 
-    /// Counts of what went wrong: payloads dropped, answers nobody waited for.
-    pub(crate) fn counts(&self) -> [u64; 2] {
+    /// Counts of what went wrong: payloads dropped, answers nobody waited for, notifies that found no room.
+    pub(crate) fn counts(&self) -> [u64; 3] {
         let Counters { dropped, unasked } = &self.counters;
-        [dropped, unasked].map(|counter| counter.load(Ordering::Relaxed))
+        [dropped.load(Ordering::Relaxed), unasked.load(Ordering::Relaxed), deliver::overrun()]
     }
 }
 

@@ -17,7 +17,6 @@ use std::{
 use bytes::Bytes;
 use muster_plugin_api::{Event, Role};
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -302,10 +301,5 @@ impl Monitor {
             responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), Topic::Monitor, id))),
         };
         self.modules.deliver(Role::Monitor, &module, call)
-    }
-
-    /// What this monitor tells of itself.
-    pub(crate) fn info(&self) -> Value {
-        Value::Object(self.app.identity().info.clone())
     }
 }

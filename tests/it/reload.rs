@@ -170,7 +170,7 @@ async fn a_thousand_reloads_leave_nothing_behind() {
         (plugin["draining"] == json!([])).then_some(plugin)
     })
     .await;
-    assert_eq!(last["still_mapped"], json!([]));
+    assert_eq!(last["stillMapped"], json!([]));
     let mapped = fs::read_to_string(format!("/proc/{}/maps", master.pid())).expect("the maps");
     let mut mapped: Vec<&str> = mapped
         .lines()

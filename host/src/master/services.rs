@@ -70,7 +70,8 @@ impl Services for MasterServices {
         match op {
             query::SERVERS => json!(self.0.peers.servers()).to_string().into_bytes(),
             query::DIRECTORY => {
-                let servers = self.0.peers.servers().into_iter().filter(|server| !server.slave);
+                let servers = self.0.peers.servers().into_iter();
+                let servers = servers.filter(|server| !server.slave && (a.is_empty() || server.server_type == a));
                 let by_id: Map<String, Value> =
                     servers.map(|server| (server.id, server.info.parse().unwrap_or_default())).collect();
                 Value::Object(by_id).to_string().into_bytes()
