@@ -11,3 +11,4 @@ mod hostile;
 mod impostors;
 mod node_peers;
 mod oracle;
+mod reload;
