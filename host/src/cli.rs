@@ -1,6 +1,6 @@
 //! The command line: daemons, and commands that ask a master.
 //!
-//! Arguments → a daemon's configuration or a command → its output or a [`CliError`] → exit code. Commands return their
+//! Arguments → a daemon's configuration or a command → its output or an error → exit code. Commands return their
 //! output as text; it is printed in `render` and nowhere else.
 
 mod ask;

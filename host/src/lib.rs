@@ -19,5 +19,3 @@ mod session;
 mod store;
 mod values;
 mod wire;
-
-pub use plugin::preflight::child_main as preflight_child;

@@ -52,7 +52,10 @@ impl Asking {
 /// Runs a command; one thread is enough for it.
 pub(super) fn block_on(command: impl Future<Output = Result<String, CliError>>) -> Result<String, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
-    runtime.block_on(command)
+    let result = runtime.block_on(command);
+    // A name that is still being looked up is nothing to wait for: its time is over.
+    runtime.shutdown_background();
+    result
 }
 
 /// The body of an answer; an error of the module is an error. An absent body is null.
