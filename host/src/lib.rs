@@ -2,5 +2,8 @@
 
 pub mod ids;
 mod modules;
+mod plugin;
 mod session;
 mod wire;
+
+pub use plugin::preflight::child_main as preflight_child;

@@ -1,10 +1,321 @@
-//! placeholder
-use muster_plugin_api::RequestError;
+//! The bounded queue in front of a generation's thread.
 
-/// The bounded queue in front of a generation's thread.
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bytes::Bytes;
+use muster_plugin_api::{
+    RequestError,
+    abi::{kind, outcome},
+};
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    call::{Call, Source},
+    calls::{Calls, Tick},
+};
+
+/// Messages that wait in front of one generation. At 100,000 small messages a second it is full after 80 ms of a module
+/// that does not listen; a session then stops reading, so that the rest waits in sockets instead of in our memory.
+const CAPACITY: usize = 8192;
+
+/// The queue: any thread posts, the generation's thread takes.
 #[derive(Debug)]
-pub(crate) struct Mailbox;
+pub(crate) struct Mailbox {
+    calls: Arc<Calls>,
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    room: Notify,
+    /// The phase once more, for those who only ask whether it is worth while.
+    closed: AtomicBool,
+    ended: Notify,
+}
+
+/// A call that did not get in.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// There is no room; there may be later.
+    Full(Call),
+    /// This generation takes no calls any more: another may.
+    Closed(Call),
+}
+
+/// Something for the plugin, owned.
+#[derive(Debug)]
+pub(crate) enum Post {
+    /// A message, noted in the table of calls under `id`.
+    Call { instance: u32, id: u64, call: Call, waited_for: bool },
+    /// A tick of the schedule.
+    Tick { instance: u32, id: u64 },
+    /// An event, as JSON.
+    Event { instance: u32, json: Bytes },
+    /// The end of an operation that the plugin had begun.
+    Complete { instance: u32, id: u64, outcome: u32, error: Vec<u8>, body: Vec<u8> },
+    /// Make and start an instance.
+    Start { instance: u32, id: u64, options: Bytes },
+    /// Stop an instance.
+    Stop { instance: u32, id: u64 },
+}
+
+#[derive(Debug)]
+struct Queue {
+    posts: Vec<Post>,
+    /// How many of them are calls: those are bounded.
+    calls: usize,
+    phase: Phase,
+    /// The plugin asked for a turn.
+    woken: bool,
+    /// The thread waits on the condition.
+    asleep: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No calls, but whatever those inside need in order to end.
+    Draining,
+    /// Nothing.
+    Closed,
+}
+
+// === impl Mailbox ===
 
 impl Mailbox {
-    pub(crate) fn complete(&self, _instance: u32, _id: u64, _result: Result<(&[u8], &[u8]), RequestError>) {}
+    /// An open mailbox whose calls are noted in `calls`.
+    pub(crate) fn new(calls: Arc<Calls>) -> Mailbox {
+        let queue = Queue { posts: Vec::new(), calls: 0, phase: Phase::Open, woken: false, asleep: false };
+        Mailbox {
+            calls,
+            queue: Mutex::new(queue),
+            arrived: Condvar::new(),
+            room: Notify::new(),
+            closed: AtomicBool::new(false),
+            ended: Notify::new(),
+        }
+    }
+
+    pub(crate) fn calls(&self) -> &Arc<Calls> {
+        &self.calls
+    }
+
+    /// Puts a message into the queue.
+    ///
+    /// # Errors
+    /// The call comes back, with whoever waits for it, if there is no room or this generation is going.
+    pub(crate) fn post(&self, instance: u32, mut call: Call) -> Result<(), Refused> {
+        let waited_for = call.responder.is_some();
+        // Noted before it can be answered. The table and the queue are never locked together.
+        let id = self.calls.begin(instance, &call.source, call.deadline, call.responder.take());
+        let refused = {
+            let mut queue = self.queue();
+            match queue.phase {
+                Phase::Open if queue.calls < CAPACITY => {
+                    queue.calls += 1;
+                    self.push(queue, Post::Call { instance, id, call, waited_for });
+                    self.calls.figures().calls.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Phase::Open => Refused::Full,
+                Phase::Draining | Phase::Closed => Refused::Closed,
+            }
+        };
+        call.responder = self.calls.withdraw(id);
+        if waited_for && call.responder.is_none() {
+            // Its deadline passed just now, so that it has had its end.
+            return Ok(());
+        }
+        Err(refused(call))
+    }
+
+    /// Puts a tick into the queue; says whether it did.
+    pub(crate) fn tick(&self, instance: u32, deadline: std::time::Instant, tick: Tick) -> bool {
+        let id = self.calls.begin_tick(instance, deadline, tick);
+        let queue = self.queue();
+        let fits = queue.phase == Phase::Open && queue.calls < CAPACITY;
+        if fits {
+            self.push(queue, Post::Tick { instance, id });
+            self.calls.figures().calls.fetch_add(1, Ordering::Relaxed);
+        } else {
+            drop(queue);
+            self.calls.withdraw(id);
+        }
+        fits
+    }
+
+    /// Puts an event into the queue.
+    pub(crate) fn event(&self, instance: u32, json: Bytes) {
+        self.internal(Post::Event { instance, json });
+    }
+
+    /// Tells the plugin how an operation ended: JSON texts, empty for absent fields.
+    pub(crate) fn complete(&self, instance: u32, id: u64, result: Result<(&[u8], &[u8]), RequestError>) {
+        self.internal(match result {
+            Ok((error, body)) => {
+                let (error, body) = (error.to_vec(), body.to_vec());
+                Post::Complete { instance, id, outcome: outcome::ANSWER, error, body }
+            }
+            Err(failure) => {
+                // An enum of texts: there is nothing in it that JSON could not express.
+                let body = serde_json::to_vec(&failure).unwrap_or_default();
+                Post::Complete { instance, id, outcome: outcome::FAILED, error: Vec::new(), body }
+            }
+        });
+    }
+
+    /// Orders the making and start of an instance. The receiver gets the outcome, or nothing if the generation goes.
+    pub(crate) fn start(&self, instance: u32, options: Bytes) -> oneshot::Receiver<Result<(), String>> {
+        let (ended, end) = oneshot::channel();
+        let id = self.calls.begin_life(instance, ended);
+        self.internal(Post::Start { instance, id, options });
+        end
+    }
+
+    /// Orders the stop of an instance.
+    pub(crate) fn stop(&self, instance: u32) -> oneshot::Receiver<Result<(), String>> {
+        let (ended, end) = oneshot::channel();
+        let id = self.calls.begin_life(instance, ended);
+        self.internal(Post::Stop { instance, id });
+        end
+    }
+
+    /// Asks for a turn, from any thread.
+    pub(crate) fn wake(&self) {
+        let mut queue = self.queue();
+        queue.woken = true;
+        self.rouse(queue);
+    }
+
+    /// No new calls from now on.
+    pub(crate) fn drain(&self) {
+        let mut queue = self.queue();
+        if queue.phase == Phase::Open {
+            queue.phase = Phase::Draining;
+        }
+        drop(queue);
+        self.room.notify_waiters();
+    }
+
+    /// Nothing from now on: the thread leaves after its turn.
+    pub(crate) fn close(&self) {
+        let mut queue = self.queue();
+        queue.phase = Phase::Closed;
+        let left = std::mem::take(&mut queue.posts);
+        queue.calls = 0;
+        self.closed.store(true, Ordering::SeqCst);
+        self.rouse(queue);
+        // Whoever waits for a call is in the table, and is told when the generation ends.
+        for post in left {
+            if let Post::Start { id, .. } | Post::Stop { id, .. } = post {
+                self.calls.withdraw(id);
+            }
+        }
+        self.room.notify_waiters();
+        self.ended.notify_waiters();
+    }
+
+    /// Whether [`close`](Mailbox::close) was called.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the mailbox is closed.
+    pub(crate) async fn closed(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.is_closed() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Waits until a call would not be refused for want of room.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub(crate) async fn space(&self) {
+        loop {
+            let room = self.room.notified();
+            {
+                let queue = self.queue();
+                if queue.phase != Phase::Open || queue.calls < CAPACITY {
+                    return;
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// Waits for work and swaps it into `batch`, which has to be empty; an empty batch is a turn that the plugin asked
+    /// for. `false` when the mailbox is closed.
+    pub(crate) fn take(&self, batch: &mut Vec<Post>) -> bool {
+        let mut queue = self.queue();
+        while queue.phase != Phase::Closed && queue.posts.is_empty() && !queue.woken {
+            queue.asleep = true;
+            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.asleep = false;
+        }
+        if queue.phase == Phase::Closed {
+            return false;
+        }
+        queue.woken = false;
+        let was_full = queue.calls >= CAPACITY;
+        queue.calls = 0;
+        std::mem::swap(&mut queue.posts, batch);
+        drop(queue);
+        if was_full {
+            self.room.notify_waiters();
+        }
+        true
+    }
+
+    fn internal(&self, post: Post) {
+        let queue = self.queue();
+        if queue.phase != Phase::Closed {
+            return self.push(queue, post);
+        }
+        drop(queue);
+        if let Post::Start { id, .. } | Post::Stop { id, .. } = post {
+            self.calls.withdraw(id);
+        }
+    }
+
+    fn push(&self, mut queue: MutexGuard<'_, Queue>, post: Post) {
+        queue.posts.push(post);
+        self.rouse(queue);
+    }
+
+    fn rouse(&self, queue: MutexGuard<'_, Queue>) {
+        let asleep = queue.asleep;
+        drop(queue);
+        if asleep {
+            self.arrived.notify_one();
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Post ===
+
+impl Post {
+    /// The kind of mail that delivers it.
+    pub(crate) fn kind(&self) -> u32 {
+        match self {
+            Post::Call { call, .. } => match call.source {
+                Source::Tick => kind::TICK,
+                Source::Server(_) => kind::MESSAGE,
+                Source::Client(_) => kind::CLIENT,
+            },
+            Post::Tick { .. } => kind::TICK,
+            Post::Event { .. } => kind::EVENT,
+            Post::Complete { .. } => kind::COMPLETE,
+            Post::Start { .. } => kind::START,
+            Post::Stop { .. } => kind::STOP,
+        }
+    }
 }

@@ -1,0 +1,416 @@
+//! One generation of a library: a thread of its own, the plugin on it, and the host as the plugin sees it.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI32, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use abi_stable::{
+    sabi_trait::TD_Opaque,
+    std_types::{RArc, RSlice, RStr, RVec},
+};
+use bytes::Bytes;
+use muster_plugin_api::{
+    RequestError, Role,
+    abi::{HostApi, HostApi_TO, HostObj, Mail, PluginObj, ask},
+};
+use tokio::{runtime::Handle, sync::oneshot};
+
+use super::{
+    call::Source,
+    calls::Calls,
+    mailbox::{Mailbox, Post},
+    services::{Asker, Services},
+};
+use crate::{
+    ids::{Generation, ModuleId},
+    plugin::{
+        library::Library,
+        unload::{Bystanders, HostThread},
+    },
+};
+
+/// Linux cuts names of threads here.
+const THREAD_NAME: usize = 15;
+
+/// A module in a role, as one generation carries it.
+pub(crate) struct Instance {
+    /// Its number within the generation, from 1.
+    pub(crate) number: u32,
+    pub(crate) module: ModuleId,
+    pub(crate) role: Role,
+    pub(crate) services: Arc<dyn Services>,
+}
+
+/// A running generation: the handle. Dropping it lets the thread leave; nothing is unmapped then.
+#[derive(Debug)]
+pub(crate) struct Actor {
+    pub(crate) generation: Generation,
+    /// The staged file.
+    pub(crate) path: PathBuf,
+    pub(crate) instances: Arc<[Instance]>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) presence: Arc<Presence>,
+    thread: Option<JoinHandle<Left>>,
+}
+
+/// What the thread leaves behind when it ends.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) library: Option<Library>,
+    /// The threads that were there before the library was opened: none of them can be inside it.
+    pub(crate) bystanders: Bystanders,
+}
+
+/// Where the thread is, for those who watch it from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Presence {
+    /// When the turn under way began, in nanoseconds of [`monotonic_ns`]; 0 outside the plugin.
+    in_plugin_since: AtomicU64,
+    tid: AtomicI32,
+}
+
+/// The host, as one generation sees it.
+#[derive(Clone)]
+struct HostSide(Arc<Host>);
+
+struct Host {
+    generation: Generation,
+    instances: Arc<[Instance]>,
+    mailbox: Arc<Mailbox>,
+    runtime: Handle,
+}
+
+// === impl Actor ===
+
+impl Actor {
+    /// Starts the thread, opens the staged library on it, and creates the plugin, with no instances yet.
+    ///
+    /// Returns at once; the receiver tells how it went. Has to be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When there can be no further thread.
+    pub(crate) fn spawn(
+        stem: &str,
+        generation: Generation,
+        path: PathBuf,
+        instances: Arc<[Instance]>,
+    ) -> std::io::Result<(Actor, oneshot::Receiver<Result<(), String>>)> {
+        let mailbox = Arc::new(Mailbox::new(Arc::new(Calls::new(instances.clone()))));
+        let presence = Arc::new(Presence::default());
+        let (ready, created) = oneshot::channel();
+        let host =
+            Host { generation, instances: instances.clone(), mailbox: mailbox.clone(), runtime: Handle::current() };
+        let thread = std::thread::Builder::new().name(thread_name(stem, generation)).spawn({
+            let (path, presence) = (path.clone(), presence.clone());
+            move || live(&path, host, &presence, ready)
+        })?;
+        Ok((Actor { generation, path, instances, mailbox, presence, thread: Some(thread) }, created))
+    }
+
+    /// Takes the thread, in order to join it.
+    pub(crate) fn into_thread(mut self) -> Option<JoinHandle<Left>> {
+        self.thread.take()
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}
+
+/// The whole life of a generation's thread.
+fn live(path: &std::path::Path, host: Host, presence: &Presence, ready: oneshot::Sender<Result<(), String>>) -> Left {
+    presence.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
+    let _mark = HostThread::mark();
+    let bystanders = Bystanders::now();
+    let mailbox = host.mailbox.clone();
+    let instances = host.instances.clone();
+    // Constructors of the library run in here, too.
+    let opened = presence.enter(|| Library::open(path));
+    let library = match opened {
+        Ok(library) => library,
+        Err(error) => {
+            mailbox.close();
+            // Whoever started this may have lost patience; so below.
+            drop(ready.send(Err(error)));
+            return Left { library: None, bystanders };
+        }
+    };
+    let host: HostObj = HostApi_TO::from_ptr(RArc::new(HostSide(Arc::new(host))), TD_Opaque);
+    match presence.enter(|| library.create(host)) {
+        Ok(plugin) => {
+            if ready.send(Ok(())).is_ok() {
+                take_turns(&plugin, &mailbox, &instances, presence);
+            }
+            presence.enter(|| drop(plugin));
+        }
+        Err(error) => {
+            mailbox.close();
+            drop(ready.send(Err(error)));
+        }
+    }
+    Left { library: Some(library), bystanders }
+}
+
+fn take_turns(plugin: &PluginObj, mailbox: &Mailbox, instances: &[Instance], presence: &Presence) {
+    let mut batch = Vec::new();
+    let mut space: Vec<Mail<'static>> = Vec::new();
+    while mailbox.take(&mut batch) {
+        let now = Instant::now();
+        let mut mail: Vec<Mail<'_>> = space;
+        mail.extend(batch.iter().filter_map(|post| mail_of(post, instances, mailbox.calls(), now)));
+        presence.enter(|| plugin.turn(RSlice::from_slice(&mail)));
+        mail.clear();
+        // The same allocation with another lifetime: it is empty, so nothing is looked at.
+        space = mail.into_iter().map_while(|_| None).collect();
+        batch.clear();
+    }
+}
+
+fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Calls, now: Instant) -> Option<Mail<'a>> {
+    let empty = Mail {
+        kind: post.kind(),
+        instance: 0,
+        id: 0,
+        status: 0,
+        level: 0,
+        connection: 0,
+        left_ms: 0,
+        a: RStr::from_str(""),
+        b: RStr::from_str(""),
+        error: RSlice::from_slice(&[]),
+        body: RSlice::from_slice(&[]),
+    };
+    Some(match post {
+        Post::Call { instance, id, call, waited_for } => {
+            let left = call.deadline.saturating_duration_since(now);
+            if *waited_for && left.is_zero() {
+                // It waited too long in the queue: the one who asked has been told, or is told now.
+                calls.skip(*id, now);
+                return None;
+            }
+            let mail = Mail {
+                instance: *instance,
+                id: *id,
+                status: u32::from(*waited_for),
+                left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+                body: RSlice::from_slice(&call.body),
+                ..empty
+            };
+            match &call.source {
+                Source::Tick => mail,
+                Source::Server(server) => Mail {
+                    a: RStr::from_str(server.id.as_str()),
+                    b: RStr::from_str(server.server_type.as_str()),
+                    connection: server.incarnation.0,
+                    ..mail
+                },
+                Source::Client(client) => Mail {
+                    a: RStr::from_str(client.id.as_str()),
+                    b: RStr::from_str(&client.user),
+                    connection: client.connection.0,
+                    level: client.level,
+                    ..mail
+                },
+            }
+        }
+        Post::Tick { instance, id } => Mail { instance: *instance, id: *id, ..empty },
+        Post::Event { instance, json } => Mail { instance: *instance, body: RSlice::from_slice(json), ..empty },
+        Post::Complete { instance, id, outcome, error, body } => Mail {
+            instance: *instance,
+            id: *id,
+            status: *outcome,
+            error: RSlice::from_slice(error),
+            body: RSlice::from_slice(body),
+            ..empty
+        },
+        Post::Start { instance, id, options } => {
+            let described = Instance::of(instances, *instance)?;
+            Mail {
+                instance: *instance,
+                id: *id,
+                a: RStr::from_str(described.module.as_str()),
+                b: RStr::from_str(role_name(described.role)),
+                body: RSlice::from_slice(options),
+                ..empty
+            }
+        }
+        Post::Stop { instance, id } => Mail { instance: *instance, id: *id, ..empty },
+    })
+}
+
+fn thread_name(stem: &str, generation: Generation) -> String {
+    let tail = format!("-{generation}");
+    let room = THREAD_NAME.saturating_sub("m-".len() + tail.len());
+    let head: String = stem.chars().filter(char::is_ascii).take(room).collect();
+    format!("m-{head}{tail}")
+}
+
+/// The role, as the ABI names it.
+pub(crate) fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Master => "master",
+        Role::Monitor => "monitor",
+    }
+}
+
+// === impl Instance ===
+
+impl Instance {
+    /// The one with this number.
+    pub(crate) fn of(instances: &[Instance], number: u32) -> Option<&Instance> {
+        usize::try_from(number).ok()?.checked_sub(1).and_then(|index| instances.get(index))
+    }
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Instance { number, module, role, services: _ } = self;
+        write!(f, "Instance({number}: {module} as {})", role_name(*role))
+    }
+}
+
+// === impl Presence ===
+
+impl Presence {
+    /// For how long the turn under way has lasted; `None` outside the plugin.
+    pub(crate) fn inside_for(&self) -> Option<Duration> {
+        match self.in_plugin_since.load(Ordering::SeqCst) {
+            0 => None,
+            since => Some(Duration::from_nanos(monotonic_ns().saturating_sub(since))),
+        }
+    }
+
+    /// The thread; 0 before it runs.
+    pub(crate) fn tid(&self) -> i32 {
+        self.tid.load(Ordering::SeqCst)
+    }
+
+    /// How much processor time the thread has used; `None` when it is gone.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/self/task/{}/schedstat", self.tid())).ok()?;
+        text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    }
+
+    fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.in_plugin_since.store(monotonic_ns(), Ordering::SeqCst);
+        let result = work();
+        self.in_plugin_since.store(0, Ordering::SeqCst);
+        result
+    }
+}
+
+/// Nanoseconds on the monotonic clock, from an arbitrary start; never 0.
+fn monotonic_ns() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    u64::try_from(START.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+// === impl HostSide ===
+
+impl HostSide {
+    /// The instance, unless this generation is gone: a thread that a plugin left behind may still hold this object.
+    fn instance(&self, number: u32) -> Option<&Instance> {
+        Instance::of(&self.0.instances, number).filter(|_| !self.0.mailbox.is_closed())
+    }
+}
+
+/// A panic that reached the boundary would end the process; none of the host's parts should, so it is a fault to be seen.
+fn fence<T: Default>(work: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        tracing::error!("a service of the host panicked; its module got nothing");
+        T::default()
+    })
+}
+
+impl HostApi for HostSide {
+    fn log(&self, instance: u32, level: u32, message: RStr<'_>, fields: RStr<'_>) {
+        fence(|| {
+            let module = Instance::of(&self.0.instances, instance).map_or("*", |instance| instance.module.as_str());
+            let generation = self.0.generation.0;
+            let (message, fields) = (message.as_str(), fields.as_str());
+            macro_rules! write {
+                ($level:ident) => {
+                    if fields.is_empty() {
+                        tracing::$level!(target: "module", module, generation, "{message}")
+                    } else {
+                        tracing::$level!(target: "module", module, generation, fields, "{message}")
+                    }
+                };
+            }
+            match level {
+                0 | 1 => write!(error),
+                2 => write!(warn),
+                3 => write!(info),
+                4 => write!(debug),
+                _ => write!(trace),
+            }
+        });
+    }
+
+    fn reply(&self, call: u64, status: u32, error: RSlice<'_, u8>, body: RSlice<'_, u8>) {
+        fence(|| self.0.mailbox.calls().end(call, status, error.as_slice(), body.as_slice()));
+    }
+
+    fn ask(&self, instance: u32, id: u64, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) {
+        fence(|| {
+            let asker = Asker { mailbox: self.0.mailbox.clone(), instance, id };
+            let Some(described) = self.instance(instance) else {
+                return asker.fail(RequestError::Refused("the module is not running".to_owned()));
+            };
+            if op == ask::SLEEP {
+                return self.sleep(asker, Duration::from_millis(n));
+            }
+            described.services.ask(&described.module, asker, op, a.as_str(), b.as_str(), n, body.as_slice());
+        });
+    }
+
+    fn tell(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) -> i64 {
+        const REFUSED: i64 = -1;
+        fence(|| {
+            let described = self.instance(instance)?;
+            Some(described.services.tell(&described.module, op, a.as_str(), b.as_str(), n, body.as_slice()))
+        })
+        .unwrap_or(REFUSED)
+    }
+
+    fn query(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>) -> RVec<u8> {
+        fence(|| {
+            let described = self.instance(instance)?;
+            Some(described.services.query(&described.module, op, a.as_str(), b.as_str()))
+        })
+        .unwrap_or_default()
+        .into()
+    }
+
+    fn wake(&self) {
+        fence(|| self.0.mailbox.wake());
+    }
+}
+
+impl HostSide {
+    /// The same in every role, so it is done here.
+    fn sleep(&self, asker: Asker, duration: Duration) {
+        let mailbox = self.0.mailbox.clone();
+        self.0.runtime.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(duration) => asker.answer(&[], &[]),
+                // Nobody is left to be told.
+                () = mailbox.closed() => {}
+            }
+        });
+    }
+}
+
+/// Options of a module, as they cross the boundary.
+pub(crate) fn options_json(options: &serde_json::Value) -> Bytes {
+    options.to_string().into()
+}

@@ -1,0 +1,338 @@
+//! The calls under way in one generation: each ends exactly once.
+//!
+//! Two things end, and not always together: the *handler*, which a draining generation waits for, and the *wait* of the
+//! one who asked, which may run out before. An entry is kept until both are over, so that a late reply is known as late.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use muster_plugin_api::{Role, abi::status};
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    actor::Instance,
+    call::{Outcome, Responder, Source},
+};
+
+/// Ids with this bit have an entry in the table; the others are only counted.
+const TRACKED: u64 = 1;
+
+/// The table of one generation.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    instances: Arc<[Instance]>,
+    figures: Arc<Figures>,
+    table: Mutex<Table>,
+    next: AtomicU64,
+    /// Handlers that have not ended: entries and counted calls alike.
+    open: AtomicUsize,
+    idle: Notify,
+}
+
+/// What one generation has done. Read by anybody at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    /// Messages and ticks that were accepted.
+    pub(crate) calls: AtomicU64,
+    /// Answers with something in the error slot, and calls that failed.
+    pub(crate) errors: AtomicU64,
+    /// Handlers that panicked.
+    pub(crate) panics: AtomicU64,
+    /// Requests whose deadline passed.
+    pub(crate) timeouts: AtomicU64,
+    /// Replies that nobody waited for any more: second ones, and those after the deadline.
+    pub(crate) unclaimed: AtomicU64,
+    /// Ticks left out because the one before had not ended, or the mailbox was full.
+    pub(crate) ticks_skipped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<u64, Entry>,
+    /// No deadline lies before this; later ones may.
+    earliest: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    instance: u32,
+    by_client: bool,
+    begun: Instant,
+    /// `None`: whoever began it watches the time.
+    deadline: Option<Instant>,
+    /// Gone when the wait is over.
+    waiter: Option<Waiter>,
+    /// Whether the handler has ended.
+    handled: bool,
+}
+
+#[derive(Debug)]
+enum Waiter {
+    Caller(Responder),
+    Tick(Tick),
+    Life(oneshot::Sender<Result<(), String>>),
+}
+
+/// A tick under way; when it is dropped, the next one may come.
+#[derive(Debug)]
+pub(crate) struct Tick(Arc<AtomicBool>);
+
+// === impl Calls ===
+
+impl Calls {
+    /// A table for these instances.
+    pub(crate) fn new(instances: Arc<[Instance]>) -> Calls {
+        Calls {
+            instances,
+            figures: Arc::default(),
+            table: Mutex::default(),
+            next: AtomicU64::new(1),
+            open: AtomicUsize::new(0),
+            idle: Notify::new(),
+        }
+    }
+
+    pub(crate) fn figures(&self) -> &Arc<Figures> {
+        &self.figures
+    }
+
+    /// Notes a message; with a responder it is waited for.
+    pub(crate) fn begin(&self, instance: u32, source: &Source, deadline: Instant, responder: Option<Responder>) -> u64 {
+        let by_client = matches!(source, Source::Client(_));
+        match responder {
+            Some(responder) => self.insert(instance, by_client, Some(deadline), Waiter::Caller(responder)),
+            None => {
+                self.open.fetch_add(1, Ordering::SeqCst);
+                self.number()
+            }
+        }
+    }
+
+    /// Notes a tick.
+    pub(crate) fn begin_tick(&self, instance: u32, deadline: Instant, tick: Tick) -> u64 {
+        self.insert(instance, false, Some(deadline), Waiter::Tick(tick))
+    }
+
+    /// Notes the start or the stop of an instance. Has no deadline: whoever began it watches the time.
+    pub(crate) fn begin_life(&self, instance: u32, ended: oneshot::Sender<Result<(), String>>) -> u64 {
+        self.insert(instance, false, None, Waiter::Life(ended))
+    }
+
+    /// Takes back a call that was begun but refused by the mailbox: as if it had never been here.
+    pub(crate) fn withdraw(&self, id: u64) -> Option<Responder> {
+        let entry = if id & TRACKED == 0 { None } else { self.table().entries.remove(&id) };
+        self.handler_ended();
+        match entry.and_then(|entry| entry.waiter) {
+            Some(Waiter::Caller(responder)) => Some(responder),
+            _ => None,
+        }
+    }
+
+    /// Ends the call as the plugin says. A call that has ended already is counted and left alone.
+    pub(crate) fn end(&self, id: u64, status: u32, error: &[u8], body: &[u8]) {
+        let failed = !matches!(status, status::ANSWER | status::SILENCE | status::NO_SUCH_HANDLER);
+        if failed || (status == status::ANSWER && !is_nothing(error)) {
+            self.figures.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        if status == status::PANIC {
+            self.figures.panics.fetch_add(1, Ordering::Relaxed);
+        }
+        if id & TRACKED == 0 {
+            return self.handler_ended();
+        }
+        let Some((instance, by_client, waiter)) = self.take_handled(id, status) else { return };
+        self.handler_ended();
+        match waiter {
+            None => {}
+            Some(Waiter::Tick(tick)) => drop(tick),
+            Some(Waiter::Life(ended)) => {
+                let result = match status {
+                    status::PANIC => Err(format!("panicked: {}", text_of(body))),
+                    status::FAILED => Err(text_of(body)),
+                    _ => Ok(()),
+                };
+                // Whoever waited may have lost patience.
+                drop(ended.send(result));
+            }
+            Some(Waiter::Caller(responder)) => {
+                let module = self.module(instance);
+                match status {
+                    status::ANSWER => responder.end(Outcome::Answer { error, body }),
+                    status::NO_SUCH_HANDLER => {
+                        responder.end(Outcome::NoSuchHandler { module, handler: self.handler(instance, by_client) });
+                    }
+                    status::PANIC => {
+                        responder.end(Outcome::Failed(&format!("module {module} failed: panicked: {}", text_of(body))));
+                    }
+                    _ => responder.end(Outcome::Failed(&format!("module {module} failed: {}", text_of(body)))),
+                }
+            }
+        }
+    }
+
+    /// A call whose deadline passed before it was delivered: its handler will not run.
+    pub(crate) fn skip(&self, id: u64, now: Instant) {
+        self.expire(now);
+        if self.table().entries.remove(&id).is_some() {
+            self.handler_ended();
+        }
+    }
+
+    /// Ends what waits in vain: to be called every now and then, by a thread that no plugin can stop.
+    pub(crate) fn expire(&self, now: Instant) {
+        let mut overdue = Vec::new();
+        {
+            let mut table = self.table();
+            if table.earliest.is_none_or(|earliest| now < earliest) {
+                return;
+            }
+            let mut earliest: Option<Instant> = None;
+            table.entries.retain(|_, entry| {
+                let Some(deadline) = entry.deadline.filter(|_| entry.waiter.is_some()) else { return true };
+                if now < deadline {
+                    earliest = Some(earliest.map_or(deadline, |other| other.min(deadline)));
+                    return true;
+                }
+                overdue.extend(entry.waiter.take().map(|waiter| (entry.instance, entry.begun, deadline, waiter)));
+                !entry.handled
+            });
+            table.earliest = earliest;
+        }
+        for (instance, begun, deadline, waiter) in overdue {
+            self.figures.timeouts.fetch_add(1, Ordering::Relaxed);
+            if let Waiter::Caller(responder) = waiter {
+                self.figures.errors.fetch_add(1, Ordering::Relaxed);
+                // To a tenth: deadlines are set in whole or half seconds, a few microseconds before the call gets here.
+                let seconds = ((deadline - begun).as_secs_f64() * 10.0).round() / 10.0;
+                let module = self.module(instance);
+                responder.end(Outcome::Failed(&format!("module {module} failed: timed out after {seconds} s")));
+            }
+        }
+    }
+
+    /// Ends everything that is left: the generation goes. `why` completes "module X failed: ".
+    pub(crate) fn end_all(&self, why: &str) {
+        let entries = std::mem::take(&mut self.table().entries);
+        for entry in entries.into_values() {
+            match entry.waiter {
+                Some(Waiter::Caller(responder)) => {
+                    self.figures.errors.fetch_add(1, Ordering::Relaxed);
+                    responder.end(Outcome::Failed(&format!("module {} failed: {why}", self.module(entry.instance))));
+                }
+                Some(Waiter::Life(ended)) => drop(ended.send(Err(why.to_owned()))),
+                Some(Waiter::Tick(_)) | None => {}
+            }
+            if !entry.handled {
+                self.handler_ended();
+            }
+        }
+    }
+
+    /// How many handlers have not ended, those of calls in the mailbox included.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no handler is open. Of use only once no new calls are accepted.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.open() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    fn insert(&self, instance: u32, by_client: bool, deadline: Option<Instant>, waiter: Waiter) -> u64 {
+        let id = self.number() | TRACKED;
+        let begun = Instant::now();
+        let entry = Entry { instance, by_client, begun, deadline, waiter: Some(waiter), handled: false };
+        self.open.fetch_add(1, Ordering::SeqCst);
+        let mut table = self.table();
+        if let Some(deadline) = deadline {
+            table.earliest = Some(table.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+        }
+        table.entries.insert(id, entry);
+        id
+    }
+
+    /// Notes that the handler of `id` ended. The waiter comes out, unless it has to go on waiting.
+    fn take_handled(&self, id: u64, status: u32) -> Option<(u32, bool, Option<Waiter>)> {
+        let mut table = self.table();
+        let Some(entry) = table.entries.get_mut(&id).filter(|entry| !entry.handled) else {
+            self.figures.unclaimed.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        let (instance, by_client) = (entry.instance, entry.by_client);
+        if status == status::SILENCE && matches!(entry.waiter, Some(Waiter::Caller(_))) {
+            // None is silence until the deadline, as with the original.
+            entry.handled = true;
+            return Some((instance, by_client, None));
+        }
+        let waiter = entry.waiter.take();
+        if waiter.is_none() {
+            self.figures.unclaimed.fetch_add(1, Ordering::Relaxed);
+        }
+        table.entries.remove(&id);
+        Some((instance, by_client, waiter))
+    }
+
+    fn handler_ended(&self) {
+        // A plugin that ends a counted call twice must not make the count wrap.
+        let ended = self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| open.checked_sub(1));
+        if ended == Ok(1) {
+            self.idle.notify_waiters();
+        }
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) << 1
+    }
+
+    fn module(&self, instance: u32) -> &str {
+        Instance::of(&self.instances, instance).map_or("?", |instance| instance.module.as_str())
+    }
+
+    fn handler(&self, instance: u32, by_client: bool) -> &'static str {
+        match Instance::of(&self.instances, instance).map(|instance| instance.role) {
+            _ if by_client => "clientHandler",
+            Some(Role::Monitor) => "monitorHandler",
+            _ => "masterHandler",
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Tick ===
+
+impl Tick {
+    /// Begins a tick, unless the one before is still under way.
+    pub(crate) fn begin(under_way: &Arc<AtomicBool>) -> Option<Tick> {
+        (!under_way.swap(true, Ordering::SeqCst)).then(|| Tick(under_way.clone()))
+    }
+}
+
+impl Drop for Tick {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+fn is_nothing(json: &[u8]) -> bool {
+    json.is_empty() || json == b"null"
+}
+
+/// The text in a JSON string; anything else as it stands.
+fn text_of(json: &[u8]) -> String {
+    serde_json::from_slice(json).unwrap_or_else(|_| String::from_utf8_lossy(json).into_owned())
+}

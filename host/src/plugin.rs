@@ -1,0 +1,151 @@
+//! Plugins: what is in the directory becomes what is served.
+//!
+//! One task, the supervisor, decides; it owns the lives of all files and publishes what it knows. What takes time (a file
+//! that has to come to rest, a child that vets it, a start, a drain) runs beside it and reports back, so that no file
+//! waits for another.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use muster_plugin_api::Role;
+use tokio::sync::{mpsc, oneshot, watch as published};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::modules::{Modules, services::Services};
+
+mod elf;
+mod generation;
+pub(crate) mod library;
+mod lifecycle;
+pub(crate) mod preflight;
+pub(crate) mod refusal;
+mod stage;
+pub(crate) mod status;
+mod supervisor;
+pub(crate) mod unload;
+mod watch;
+
+pub(crate) use preflight::Checker;
+pub(crate) use status::FileStatus;
+use supervisor::{Input, Task};
+
+/// The host's own module, under which the state of plugins is asked for; no plugin may take the id.
+pub(crate) const MODULE: &str = "__plugins__";
+
+/// A child answers within 2 ms; a thousand times that is a constructor that does not return.
+pub(crate) const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A file has settled when it has the same content twice, this far apart: longer than the pauses of any copy on a disk.
+pub(crate) const SETTLE: Duration = Duration::from_millis(100);
+/// A file that is away for less is being replaced: `rm` and `cp` by hand take a second.
+pub(crate) const GONE: Duration = Duration::from_secs(2);
+/// What an old generation gets to finish: most handlers take milliseconds, and two generations cost memory.
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
+/// What `create` and `start` get: they may read files or ask a peer, but the daemon's own start waits for them.
+pub(crate) const START: Duration = Duration::from_secs(10);
+/// How often the directory is looked at without a hint: events get lost, and a directory may be replaced.
+pub(crate) const RESCAN: Duration = Duration::from_secs(5);
+
+/// Options of a module, by the name of its file (without `.so`) and its id.
+pub(crate) type Options = dyn Fn(&str, &str) -> serde_json::Value + Send + Sync;
+
+/// What the supervisor needs to know.
+#[derive(Clone)]
+pub(crate) struct Config {
+    /// Where plugins are dropped; no plugins without one.
+    pub(crate) directory: Option<PathBuf>,
+    /// Below which directory private copies are kept: it must allow execution.
+    pub(crate) stage_parent: PathBuf,
+    pub(crate) checker: Checker,
+    /// See [`SETTLE`].
+    pub(crate) settle: Duration,
+    /// See [`GONE`].
+    pub(crate) gone: Duration,
+    /// See [`DRAIN`].
+    pub(crate) drain: Duration,
+    /// See [`START`].
+    pub(crate) start: Duration,
+    /// See [`RESCAN`].
+    pub(crate) rescan: Duration,
+    /// The roles of this daemon, and what each does for modules.
+    pub(crate) roles: Vec<(Role, Arc<dyn Services>)>,
+    /// Options of a module, by the name of its file (without `.so`) and its id. Asked at each start of an instance.
+    pub(crate) options: Arc<Options>,
+}
+
+/// The handle of the supervisor. Dropping it stops the supervisor without unloading anything.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    orders: mpsc::Sender<Input>,
+    status: published::Receiver<Arc<[FileStatus]>>,
+    settled: published::Receiver<bool>,
+    task: AbortOnDropHandle<()>,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// The defaults, for a daemon without plugins and roles.
+    pub(crate) fn new(stage_parent: PathBuf) -> Config {
+        Config {
+            directory: None,
+            stage_parent,
+            checker: Checker::default(),
+            settle: SETTLE,
+            gone: GONE,
+            drain: DRAIN,
+            start: START,
+            rescan: RESCAN,
+            roles: Vec::new(),
+            options: Arc::new(|_, _| serde_json::json!({})),
+        }
+    }
+}
+
+// === impl Supervisor ===
+
+impl Supervisor {
+    /// Starts to look after the directory, and what the registry needs: ticks and deadlines.
+    ///
+    /// # Errors
+    /// When there can be no place for private copies.
+    pub(crate) fn start(config: Config, modules: Arc<Modules>) -> io::Result<Supervisor> {
+        let (task, orders, inputs) = Task::new(config, modules)?;
+        let (status, settled) = (task.status(), task.settled());
+        let task = AbortOnDropHandle::new(tokio::spawn(task.run(inputs)));
+        Ok(Supervisor { orders, status, settled, task })
+    }
+
+    /// Waits until every plugin that was there at the start is running or refused.
+    pub(crate) async fn settled(&self) {
+        // An error means that the supervisor is gone: there is nothing to wait for either.
+        drop(self.settled.clone().wait_for(|settled| *settled).await);
+    }
+
+    /// What is known about each file, in order of their names. Changes with every step.
+    pub(crate) fn status(&self) -> published::Receiver<Arc<[FileStatus]>> {
+        self.status.clone()
+    }
+
+    /// Looks into the directory at once, and judges anew what was refused. Returns when it has looked; what it found
+    /// shows in the status.
+    pub(crate) async fn rescan(&self) {
+        let (done, looked) = oneshot::channel();
+        if self.orders.send(Input::Rescan { done }).await.is_ok() {
+            // Gone meanwhile: then it shuts down.
+            drop(looked.await);
+        }
+    }
+
+    /// Ends all modules: they finish what they have begun, are stopped, and unloaded. Takes `grace` at most, and names
+    /// what was not done by then.
+    pub(crate) async fn shutdown(self, grace: Duration) -> Vec<String> {
+        let (done, ended) = oneshot::channel();
+        if self.orders.send(Input::Shutdown { grace, done }).await.is_err() {
+            return Vec::new();
+        }
+        let left = ended.await.unwrap_or_default();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the plugin supervisor did not end in order");
+        }
+        left
+    }
+}

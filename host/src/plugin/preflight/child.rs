@@ -1,0 +1,174 @@
+//! What the preflight child does: opens the candidate, compares layouts, reads the manifest, reports, and is gone.
+
+use std::{collections::BTreeSet, fs::File, io::Write, os::fd::AsFd, path::Path};
+
+use abi_stable::{
+    StableAbi,
+    abi_stability::abi_checking::{AbiInstability, AbiInstabilityErrors, check_layout_compatibility},
+    library::{LibHeader, RootModule},
+    type_layout::TLFieldOrFunction,
+};
+use muster_plugin_api::{PluginManifest, abi::PluginRootRef};
+use rustix::process::{Resource, Rlimit, Signal};
+
+use super::{Checked, Refused};
+use crate::plugin::{
+    elf,
+    library::{HeaderError, Unchecked},
+    refusal::Refusal,
+};
+
+/// Address space of the child: the program, the candidate, and room for a constructor that fills a table.
+const ADDRESS_SPACE: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Processor seconds of the child: the parent kills it sooner, this is for the case that the parent cannot.
+const PROCESSOR_SECONDS: u64 = 5;
+
+/// The whole life of a preflight child: vets the library at `path`, and ends the process.
+///
+/// For the hidden command `preflight PATH`; the report goes to the socket that is standard input.
+pub fn child_main(path: &Path) -> ! {
+    // Its own descriptor, out of the way of what the candidate may do with the first three.
+    let report = std::io::stdin().as_fd().try_clone_to_owned().map(File::from);
+    let line = serde_json::to_string(&confine().map_err(Refused::from).and_then(|()| vet(path)));
+    if let (Ok(mut report), Ok(line)) = (report, line) {
+        // A parent that does not read any more has killed us, or is about to.
+        drop(report.write_all(format!("{line}\n").as_bytes()));
+    }
+    // No exit: that would run what the candidate left for the end of the process.
+    loop {
+        rustix::process::kill_process(rustix::process::getpid(), Signal::KILL).unwrap_or(());
+    }
+}
+
+fn confine() -> Result<(), Refusal> {
+    let limit = |resource, amount| {
+        let rlimit = Rlimit { current: Some(amount), maximum: Some(amount) };
+        rustix::process::setrlimit(resource, rlimit).map_err(|error| Refusal::Unchecked(error.to_string()))
+    };
+    limit(Resource::Core, 0)?;
+    limit(Resource::Cpu, PROCESSOR_SECONDS)?;
+    limit(Resource::As, ADDRESS_SPACE)?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| Refusal::Unchecked(error.to_string()))
+}
+
+fn vet(path: &Path) -> Result<Checked, Refused> {
+    let file = std::fs::read(path).map_err(|error| Refusal::Unreadable(error.to_string()))?;
+    let facts = elf::inspect(&file)?;
+    drop(file);
+    let library = Unchecked::open(path).map_err(|text| loader_refusal(&text, path))?;
+    let header = library.header().map_err(|error| match error {
+        HeaderError::NoSymbol => Refusal::NoModuleSymbol,
+        HeaderError::Foreign(text) => Refusal::ForeignHeader {
+            expected: "0.11".to_owned(),
+            api: host_version().to_owned(),
+            found: text.lines().next().unwrap_or_default().trim().to_owned(),
+        },
+    })?;
+    compare(header)?;
+    let library = library.trust(header).map_err(Refusal::Manifest)?;
+    let text = library.manifest();
+    let manifest: PluginManifest = serde_json::from_str(&text)
+        .map_err(|error| Refused { refusal: Refusal::Manifest(error.to_string()), details: Some(text) })?;
+    examine(&manifest)?;
+    Ok(Checked { manifest, facts })
+}
+
+/// The loader says `PATH: what is wrong`; the path is that of the copy, which tells nobody anything.
+fn loader_refusal(text: &str, path: &Path) -> Refusal {
+    let text = text.replace(&format!("{}: ", path.display()), "");
+    if text.contains("cannot open shared object file") {
+        let missing = text.split(':').next().unwrap_or_default().trim().to_owned();
+        Refusal::MissingDependency(missing)
+    } else if let Some(symbol) = text.strip_prefix("undefined symbol: ") {
+        Refusal::MissingDependency(format!("symbol {}", symbol.trim()))
+    } else {
+        Refusal::Loader(text)
+    }
+}
+
+/// Compares the layouts. The checker is one-sided, a host with one more function would refuse every older plugin; that
+/// either is a prefix of the other is just as sound, since missing fields are noticed when they are used.
+fn compare(header: &'static LibHeader) -> Result<(), Refused> {
+    let host = <PluginRootRef as StableAbi>::LAYOUT;
+    let found = header.version_strings().version.as_str().to_owned();
+    let Some(plugin) = header.layout() else {
+        return Err(Refusal::Manifest("it was built without a description of its layout".to_owned()).into());
+    };
+    let Err(error) = check_layout_compatibility(host, plugin) else { return Ok(()) };
+    let Err(reverse) = check_layout_compatibility(plugin, host) else { return Ok(()) };
+    // The one with fewer complaints is nearer to the difference that matters.
+    let nearest = if reverse.errors.len() < error.errors.len() { &reverse } else { &error };
+    let (place, difference) = first_difference(nearest);
+    let refusal = Refusal::Layout { place, difference, expected: host_version().to_owned(), found };
+    Err(Refused { refusal, details: Some(error.to_string()) })
+}
+
+fn host_version() -> &'static str {
+    <PluginRootRef as RootModule>::VERSION_STRINGS.version.as_str()
+}
+
+fn first_difference(errors: &AbiInstabilityErrors) -> (String, String) {
+    let Some(first) = errors.errors.iter().max_by_key(|error| error.stack_trace.len()) else {
+        return ("an unknown place".to_owned(), "an unknown difference".to_owned());
+    };
+    let mut place: Vec<String> = vec!["PluginRoot".to_owned()];
+    for step in &first.stack_trace {
+        let name = match step.expected {
+            TLFieldOrFunction::Field(field) => field.name().to_owned(),
+            TLFieldOrFunction::Function(function) => function.name.as_str().to_owned(),
+        };
+        if place.last() != Some(&name) {
+            place.push(name);
+        }
+    }
+    let difference = match first.errs.iter().next() {
+        Some(AbiInstability::Name(pair)) => {
+            format!("type {} expected, {} found", pair.expected.name(), pair.found.name())
+        }
+        Some(AbiInstability::Package(pair)) => {
+            format!("a type of package {} expected, of {} found", pair.expected, pair.found)
+        }
+        Some(AbiInstability::PackageVersion(pair)) => {
+            format!("package version {} expected, {} found", pair.expected, pair.found)
+        }
+        Some(AbiInstability::FieldCountMismatch(pair)) => {
+            format!("{} fields expected, {} found", pair.expected, pair.found)
+        }
+        Some(AbiInstability::UnexpectedField(pair)) => {
+            format!("field {} expected, {} found", pair.expected.name(), pair.found.name())
+        }
+        Some(AbiInstability::Size(pair)) => format!("size {} expected, {} found", pair.expected, pair.found),
+        Some(AbiInstability::Alignment(pair)) => format!("alignment {} expected, {} found", pair.expected, pair.found),
+        Some(other) => {
+            let debug = format!("{other:?}");
+            debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
+        }
+        None => "an unknown difference".to_owned(),
+    };
+    (place.join(" → "), difference)
+}
+
+fn examine(manifest: &PluginManifest) -> Result<(), Refusal> {
+    if manifest.panic != "unwind" {
+        return Err(Refusal::PanicAbort);
+    }
+    if manifest.modules.is_empty() {
+        return Err(Refusal::NoModules);
+    }
+    let mut ids = BTreeSet::new();
+    for (index, module) in manifest.modules.iter().enumerate() {
+        for id in std::iter::once(&module.id).chain(&module.aliases) {
+            if id.is_empty() {
+                return Err(Refusal::EmptyId(index + 1));
+            }
+            for role in &module.roles {
+                if !ids.insert((id, *role)) {
+                    return Err(Refusal::DuplicateId(id.clone()));
+                }
+            }
+        }
+    }
+    Ok(())
+}

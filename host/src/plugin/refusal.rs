@@ -1,0 +1,84 @@
+//! Why a file is not loaded: a sentence each that says what was expected, what was found, and what to do.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::modules::IdTaken;
+
+/// Why a file is not loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the file cannot be read ({0}): make it readable for the user that the daemon runs as")]
+    Unreadable(String),
+    #[error("a plugin is a file, and this is something else: put a shared library here")]
+    NotAFile,
+    #[error("the file has {size} bytes and at most {limit} are read: build it with `strip = \"debuginfo\"`")]
+    TooLarge { size: u64, limit: u64 },
+    #[error("the file is empty: copy the library again, best under another name that is then renamed")]
+    Empty,
+    #[error("the file is text and not a shared library: build the plugin as a `cdylib` and copy the .so")]
+    Text,
+    #[error("the file is not an ELF shared library: build the plugin as a `cdylib` and copy the .so")]
+    NotElf,
+    #[error("the file is truncated: {what} ends at byte {end} and the file has {size}; copy it again")]
+    Truncated { what: String, end: u64, size: u64 },
+    #[error("the ELF file is damaged ({0}): copy it again")]
+    Damaged(String),
+    #[error("the file is built for {found} and this machine is {expected}: build it for this machine")]
+    OtherMachine { expected: String, found: String },
+    #[error("the ELF file is {found} and not a shared library: set `crate-type = [\"cdylib\"]`")]
+    NotShared { found: String },
+    #[error("a library that it needs is missing ({0}): install it, or build the plugin without it")]
+    MissingDependency(String),
+    #[error("the loader cannot load it ({0})")]
+    Loader(String),
+    #[error("it is a shared library but not a plugin (no module symbol): export modules with `export_modules!`")]
+    NoModuleSymbol,
+    #[error("its header is not one of abi_stable {expected} ({found}): build it with muster-plugin-api {api}")]
+    ForeignHeader { expected: String, api: String, found: String },
+    #[error(
+        "its interface differs from the host's at {place}: {difference} (built with muster-plugin-api {found}, the host \
+         has {expected}); build it with the host's version"
+    )]
+    Layout { place: String, difference: String, expected: String, found: String },
+    #[error("it is built with panic = \"abort\", so that a panic in it would end the daemon: build it with \"unwind\"")]
+    PanicAbort,
+    #[error("its manifest cannot be read ({0}): build it with `export_modules!` of muster-plugin-api")]
+    Manifest(String),
+    #[error("it exports no modules: name at least one in `export_modules!`")]
+    NoModules,
+    #[error("module {0} of it has an empty id: give it one in `Manifest::new`")]
+    EmptyId(usize),
+    #[error("two of its modules have the id {0:?}: give each its own")]
+    DuplicateId(String),
+    #[error("the module id {id:?} belongs to {owner}: remove one of the two files, or give the module another id")]
+    IdTaken { id: String, owner: String },
+    #[error("it died of {signal} while it was being loaded: look for code that runs before `create`")]
+    Died { signal: String },
+    #[error("it ended the process (status {0}) while it was being loaded: a plugin must not call exit")]
+    Exited(i32),
+    #[error("it did not answer within {}: look for code that runs before `create` and does not return", human(.0))]
+    NoAnswer(Duration),
+    #[error("it could not be checked ({0}): the daemon tries again when the file changes or plugins are rescanned")]
+    Unchecked(String),
+    #[error("module {module} did not start as {role}: {reason}")]
+    NotStarted { module: String, role: String, reason: String },
+    #[error("it could not be created: {0}")]
+    NotCreated(String),
+    #[error("it had not started after {}: look for work in `create` or `start` that does not end", human(.0))]
+    StartTimeout(Duration),
+}
+
+impl From<IdTaken> for Refusal {
+    fn from(taken: IdTaken) -> Refusal {
+        let owner = taken.owner.map_or_else(|| "the daemon itself".to_owned(), |owner| owner.to_string());
+        Refusal::IdTaken { id: taken.id, owner }
+    }
+}
+
+/// A duration as people write it.
+pub(crate) fn human(duration: &Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 1.0 { format!("{} ms", duration.as_millis()) } else { format!("{seconds} s") }
+}

@@ -1,0 +1,226 @@
+//! Private copies: what is hashed, checked and opened are the same bytes, whatever happens to the file meanwhile.
+
+use std::{
+    fmt, fs,
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime},
+};
+
+use rustix::fs::{FlockOperation, StatVfsMountFlags};
+use sha2::{Digest, Sha256};
+
+use super::{elf, refusal::Refusal, watch::Fingerprint};
+use crate::ids::Generation;
+
+/// How staging directories are named; what follows is the process and a number.
+const PREFIX: &str = "muster-plugins-";
+
+/// Plugins beyond this are taken for a mistake: the largest seen, unstripped and with debug information, had 90 MB.
+const LARGEST: u64 = 512 * 1024 * 1024;
+
+/// How long a file that looks incomplete has to be left alone before it is called truncated. A copy at 1 KB/s writes
+/// every second; a person who waits for the verdict should have it within two.
+const QUIET_IF_INCOMPLETE: Duration = Duration::from_millis(1_200);
+
+/// The directory of this process's copies. Removed when dropped; those of dead processes are removed at the next start.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    path: PathBuf,
+    /// Locked while this process lives: that is how others tell that it does, across containers and recycled pids.
+    _lock: fs::File,
+}
+
+/// SHA-256 of a file's content.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ContentHash([u8; 32]);
+
+/// A file that has come to rest.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) hash: ContentHash,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+/// A file that cannot be a plugin, whatever a child would say.
+#[derive(Debug)]
+pub(crate) struct Unfit {
+    pub(crate) fingerprint: Fingerprint,
+    /// None for content that was not read.
+    pub(crate) hash: Option<ContentHash>,
+    pub(crate) refusal: Box<Refusal>,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// Makes a fresh directory below `parent`, and removes those that dead processes left there.
+    ///
+    /// # Errors
+    /// When it cannot be made, or nothing may be executed from it.
+    pub(crate) fn create(parent: &Path) -> io::Result<Stage> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        fs::create_dir_all(parent)?;
+        if rustix::fs::statvfs(parent)?.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "{} is mounted noexec, so that no plugin can run from it: choose another state directory",
+                    parent.display()
+                ),
+            ));
+        }
+        sweep(parent);
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error),
+            }
+            // Another process that starts just now may take it for a dead one's, before it is locked.
+            let Ok(lock) = fs::File::open(&path) else { continue };
+            let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+            let same = fs::metadata(&path).is_ok_and(|now| lock.metadata().is_ok_and(|held| held.ino() == now.ino()));
+            if locked && same {
+                return Ok(Stage { path, _lock: lock });
+            }
+        }
+    }
+
+    /// Where the copies are.
+    #[cfg(test)]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes `file` under a name that no library of this process has had.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn write(&self, stem: &str, generation: Generation, file: &Settled) -> io::Result<PathBuf> {
+        let path = self.path.join(format!("{stem}-{:.12}-{generation}.so", file.hash));
+        let mut copy = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        match copy.write_all(&file.bytes) {
+            Ok(()) => Ok(path),
+            Err(error) => {
+                // Half a copy is of no use, and the disk may be full.
+                drop(fs::remove_file(&path));
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "staging directory stays");
+        }
+    }
+}
+
+/// Removes the staging directories below `parent` that no process holds.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    let uid = rustix::process::geteuid().as_raw();
+    for entry in entries.flatten() {
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX))
+            && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == uid);
+        if !ours {
+            continue;
+        }
+        let Ok(directory) = fs::File::open(entry.path()) else { continue };
+        if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            match fs::remove_dir_all(entry.path()) {
+                Ok(()) => tracing::debug!(path = %entry.path().display(), "removed what a dead process had staged"),
+                Err(error) => tracing::debug!(path = %entry.path().display(), %error, "stale staging directory stays"),
+            }
+        }
+    }
+}
+
+// === settling ===
+
+/// Waits until the file at `path` has had the same content for `pause`, and looks whole or is left alone.
+///
+/// `None` when the file is gone.
+///
+/// # Errors
+/// When it cannot be a plugin.
+pub(crate) async fn settle(path: &Path, pause: Duration) -> Result<Option<Settled>, Unfit> {
+    let mut before: Option<(ContentHash, Fingerprint)> = None;
+    loop {
+        let settled = tokio::task::spawn_blocking({
+            let path = path.to_owned();
+            move || read(&path)
+        })
+        .await
+        .unwrap_or_else(|error| {
+            let refusal = Refusal::Unchecked(error.to_string()).into();
+            Err(Unfit { fingerprint: Fingerprint::UNREADABLE, hash: None, refusal })
+        })?;
+        let Some(settled) = settled else { return Ok(None) };
+        let now = (settled.hash, settled.fingerprint);
+        if before == Some(now) {
+            match elf::inspect(&settled.bytes) {
+                Err(Refusal::Empty | Refusal::Truncated { .. } | Refusal::Damaged(_))
+                    if settled.fingerprint.age(SystemTime::now()) < QUIET_IF_INCOMPLETE => {}
+                Ok(_) => return Ok(Some(settled)),
+                Err(refusal) => return Err(Unfit { fingerprint: now.1, hash: Some(now.0), refusal: refusal.into() }),
+            }
+        }
+        before = Some(now);
+        drop(settled);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Settled>, Unfit> {
+    let mut fingerprint = Fingerprint::UNREADABLE;
+    match read_as(path, &mut fingerprint) {
+        Ok(Ok(bytes)) => {
+            let hash = ContentHash(Sha256::digest(&bytes).into());
+            Ok(Some(Settled { bytes, hash, fingerprint }))
+        }
+        Ok(Err(refusal)) => Err(Unfit { fingerprint, hash: None, refusal: refusal.into() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Unfit { fingerprint, hash: None, refusal: Refusal::Unreadable(error.to_string()).into() }),
+    }
+}
+
+fn read_as(path: &Path, fingerprint: &mut Fingerprint) -> io::Result<Result<Vec<u8>, Refusal>> {
+    *fingerprint = Fingerprint::of(&fs::metadata(path)?);
+    // Before it is opened: that could wait for a writer, if it is a pipe.
+    if !fingerprint.is_file {
+        return Ok(Err(Refusal::NotAFile));
+    }
+    let size = fingerprint.size;
+    if size > LARGEST {
+        return Ok(Err(Refusal::TooLarge { size, limit: LARGEST }));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    fs::File::open(path)?.take(LARGEST).read_to_end(&mut bytes)?;
+    Ok(Ok(bytes))
+}
+
+// === impl ContentHash ===
+
+impl fmt::Display for ContentHash {
+    /// In hexadecimal; with a precision, that many digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(usize::MAX);
+        let text: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        f.write_str(&text[..text.len().min(digits)])
+    }
+}
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ContentHash({self:.12})")
+    }
+}

@@ -1,0 +1,124 @@
+//! What is known about plugins, for people and programs: published by the supervisor, read by anybody.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use muster_plugin_api::PluginManifest;
+use serde_json::{Value, json};
+
+use super::{lifecycle::State, preflight::Refused, stage::ContentHash};
+use crate::{
+    ids::Generation,
+    modules::{actor::Presence, calls::Figures},
+};
+
+/// One file in the plugin directory.
+#[derive(Debug, Clone)]
+pub(crate) struct FileStatus {
+    /// Name of the file, with `.so`.
+    pub(crate) file: Arc<str>,
+    pub(crate) state: State,
+    pub(crate) since: SystemTime,
+    /// Why its content is not served; also set beside a generation that goes on running.
+    pub(crate) refused: Option<Refused>,
+    /// What is served.
+    pub(crate) serving: Option<Serving>,
+    /// Older generations that have not ended what they had begun.
+    pub(crate) draining: Vec<Generation>,
+    /// Older generations that are gone, but whose libraries are still mapped.
+    pub(crate) still_mapped: Vec<StillMapped>,
+}
+
+/// A generation that is served.
+#[derive(Debug, Clone)]
+pub(crate) struct Serving {
+    pub(crate) generation: Generation,
+    pub(crate) hash: ContentHash,
+    /// Size of the file, in bytes.
+    pub(crate) size: u64,
+    pub(crate) manifest: Arc<PluginManifest>,
+    pub(crate) since: SystemTime,
+    pub(crate) figures: Arc<Figures>,
+    pub(crate) presence: Arc<Presence>,
+}
+
+/// A generation that is gone, but whose library is still mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StillMapped {
+    pub(crate) generation: Generation,
+    pub(crate) reason: String,
+    pub(crate) bytes: u64,
+    pub(crate) since: SystemTime,
+}
+
+impl FileStatus {
+    /// The name that configuration and people use: that of the file without `.so`.
+    pub(crate) fn name(&self) -> &str {
+        self.file.strip_suffix(".so").unwrap_or(&self.file)
+    }
+
+    /// Everything, as `muster plugin list -o json` shows it. Times are seconds since 1970, counters are of this moment.
+    pub(crate) fn to_json(&self) -> Value {
+        let mut json = json!({
+            "name": self.name(),
+            "file": &*self.file,
+            "state": self.state,
+            "since": seconds(self.since),
+            "reason": self.refused.as_ref().map(|refused| refused.refusal.to_string()),
+            "details": self.refused.as_ref().and_then(|refused| refused.details.clone()),
+            "draining": self.draining.iter().map(|generation| generation.0).collect::<Vec<_>>(),
+            "stillMapped": self.still_mapped.iter().map(StillMapped::to_json).collect::<Vec<_>>(),
+        });
+        if let (Some(serving), Some(fields)) = (&self.serving, json.as_object_mut()) {
+            fields.extend(serving.to_json().as_object().cloned().unwrap_or_default());
+        }
+        json
+    }
+}
+
+impl Serving {
+    fn to_json(&self) -> Value {
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let modules: Vec<Value> = self
+            .manifest
+            .modules
+            .iter()
+            .map(|module| json!({ "id": module.id, "aliases": module.aliases, "version": module.version, "roles": module.roles }))
+            .collect();
+        json!({
+            "generation": self.generation.0,
+            "hash": self.hash.to_string(),
+            "size": self.size,
+            "version": self.manifest.version,
+            "api": self.manifest.api,
+            "compiler": self.manifest.compiler,
+            "modules": modules,
+            "loadedAt": seconds(self.since),
+            "calls": count(&self.figures.calls),
+            "errors": count(&self.figures.errors),
+            "panics": count(&self.figures.panics),
+            "timeouts": count(&self.figures.timeouts),
+            "unclaimedReplies": count(&self.figures.unclaimed),
+            "ticksSkipped": count(&self.figures.ticks_skipped),
+            "cpuMs": self.presence.cpu_time().map(|time| time.as_millis() as u64),
+            "insideHandlerMs": self.presence.inside_for().map(|time| time.as_millis() as u64),
+        })
+    }
+}
+
+impl StillMapped {
+    fn to_json(&self) -> Value {
+        json!({
+            "generation": self.generation.0,
+            "reason": self.reason,
+            "bytes": self.bytes,
+            "since": seconds(self.since),
+        })
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,139 @@
+//! What is in the plugin directory. Events of the file system are hints to look; what is seen decides.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use notify::{RecommendedWatcher, RecursiveMode};
+use notify_debouncer_full::{Debouncer, NoCache, new_debouncer_opt};
+use tokio::sync::Notify;
+
+/// Events that come in quick succession are one hint. Short, since a look costs microseconds.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// What tells one state of a file from another without reading it. The `ctime` also betrays a writer that restores size
+/// and `mtime`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fingerprint {
+    pub(crate) is_file: bool,
+    pub(crate) size: u64,
+    device: u64,
+    inode: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Fingerprint {
+    /// Of what cannot be looked at.
+    pub(super) const UNREADABLE: Fingerprint =
+        Fingerprint { is_file: false, size: 0, device: 0, inode: 0, modified: (0, 0), changed: (0, 0) };
+
+    /// Of the file that a path leads to: links are followed before.
+    pub(crate) fn of(metadata: &fs::Metadata) -> Fingerprint {
+        Fingerprint {
+            is_file: metadata.is_file(),
+            size: metadata.len(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// How long ago the file was last changed in any way; nothing if that lies ahead.
+    pub(crate) fn age(&self, now: SystemTime) -> Duration {
+        let seconds = u64::try_from(self.changed.0).unwrap_or_default();
+        let nanoseconds = u32::try_from(self.changed.1).unwrap_or_default();
+        let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+        now.duration_since(changed).unwrap_or_default()
+    }
+}
+
+/// Looks into the directory: names of candidates and what they look like. A link that leads nowhere counts as not being
+/// there.
+///
+/// # Errors
+/// When there is no such directory, or it cannot be read: then nothing is known about any file.
+pub(crate) fn scan(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
+    let mut seen = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if !is_candidate(&name) {
+            continue;
+        }
+        match fs::metadata(entry.path()) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(metadata) => drop(seen.insert(name, Fingerprint::of(&metadata))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => drop(seen.insert(name, Fingerprint::UNREADABLE)),
+        }
+    }
+    Ok(seen)
+}
+
+/// Whether a file of this name is meant as a plugin: `*.so`, and not hidden, as copies under way often are.
+pub(crate) fn is_candidate(name: &str) -> bool {
+    name.strip_suffix(".so").is_some_and(|stem| !stem.is_empty()) && !name.starts_with('.')
+}
+
+/// Tells when it is worth while to look.
+pub(crate) struct Hints {
+    directory: PathBuf,
+    hint: Arc<Notify>,
+    /// The watch, and which directory it is on: one that was removed and made again is another.
+    watch: Option<(Debouncer<RecommendedWatcher, NoCache>, (u64, u64))>,
+}
+
+impl Hints {
+    /// Watches the directory, if it is there.
+    pub(crate) fn new(directory: &Path) -> Hints {
+        let mut hints = Hints { directory: directory.to_owned(), hint: Arc::default(), watch: None };
+        hints.renew();
+        hints
+    }
+
+    /// Sees to it that the watch is on the directory that is there now.
+    pub(crate) fn renew(&mut self) {
+        let now = fs::metadata(&self.directory).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        if now == self.watch.as_ref().map(|(_, watched)| *watched) {
+            return;
+        }
+        self.watch = None;
+        let Some(identity) = now else { return };
+        let hint = self.hint.clone();
+        // Events and errors alike: an overflow is a reason to look.
+        let watching =
+            new_debouncer_opt(DEBOUNCE, None, move |_| hint.notify_one(), NoCache, notify::Config::default()).and_then(
+                |mut debouncer: Debouncer<RecommendedWatcher, NoCache>| {
+                    debouncer.watch(&self.directory, RecursiveMode::NonRecursive)?;
+                    Ok(debouncer)
+                },
+            );
+        match watching {
+            Ok(debouncer) => {
+                self.watch = Some((debouncer, identity));
+                // What came between the last look and the watch is not lost.
+                self.hint.notify_one();
+            }
+            Err(error) => tracing::warn!(
+                directory = %self.directory.display(),
+                %error,
+                "cannot watch the plugin directory; looking into it every few seconds instead"
+            ),
+        }
+    }
+
+    /// Waits for the next hint.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a hint that nobody waited for is kept.
+    pub(crate) async fn next(&self) {
+        self.hint.notified().await;
+    }
+}
