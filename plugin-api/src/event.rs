@@ -23,8 +23,10 @@ pub struct Server {
 }
 
 /// What happens around a module. New kinds may appear with later hosts: match with a `_` arm.
+// Tagged from outside (`{"serverLeft": {…}}`): serde buffers what is tagged from inside, and raw JSON cannot be read from
+// its buffers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "camelCase")]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum Event {
     /// Master: a server registered, or a slave was promoted.
@@ -84,6 +86,43 @@ pub enum Event {
     /// The daemon is about to stop.
     Stopping,
     /// An event that this version of the API does not know.
-    #[serde(other)]
     Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn info() -> Body {
+        json!({ "id": "chat-1", "serverType": "chat" }).into()
+    }
+
+    fn server() -> Server {
+        Server { id: "chat-1".into(), server_type: "chat".into(), info: info(), incarnation: 1, slave: false }
+    }
+
+    #[test]
+    fn every_event_arrives_as_it_was_sent() {
+        let servers = BTreeMap::from([("chat-1".to_owned(), info())]);
+        for event in [
+            Event::ServerRegistered { server: server() },
+            Event::ServerReconnected { server: server() },
+            Event::ServerLeft { server: server() },
+            Event::MasterConnected { again: true },
+            Event::MasterLost,
+            Event::ServersAdded { servers: servers.clone() },
+            Event::ServersRemoved { ids: vec!["chat-1".into()] },
+            Event::ServersReplaced { servers },
+            Event::StartOver,
+            Event::CronAdded { cron: info() },
+            Event::CronRemoved { cron: info() },
+            Event::Blacklisted { addresses: vec!["10.1.2.3".into()] },
+            Event::Stopping,
+        ] {
+            let body = Body::of(&event).unwrap();
+            assert_eq!(body.parse(), Ok(event), "{body:?}");
+        }
+    }
 }

@@ -48,7 +48,8 @@
 //!
 //! # Threads
 //! All modules of a library share one thread, which is theirs alone. Callbacks are `async`: several may be waiting at an
-//! `.await`, but only one runs. A callback that blocks stops its library, and nothing else.
+//! `.await`, but only one runs. A callback that blocks stops its library, and nothing else. What arrives is seen in its
+//! order, answers included: whoever waits for an answer goes on before a later message is handled.
 //!
 //! # Panics
 //! A panic ends the callback it happens in: the caller gets an error, the log the text. `panic = "abort"` is refused.

@@ -250,6 +250,13 @@ impl Runtime {
         self.signal.woken.store(true, Ordering::SeqCst);
     }
 
+    fn poll_fenced(&self) {
+        // Nothing in here but tasks, which fence themselves: a panic would be this file's.
+        if let Err(panic) = fence(|| self.poll_tasks()) {
+            self.shared.host.log(kind::EVERYONE, 1, RStr::from_str(&panicked(&panic)), RStr::from_str(""));
+        }
+    }
+
     fn poll_tasks(&self) {
         let waker = Waker::from(self.signal.clone());
         let mut context = TaskContext::from_waker(&waker);
@@ -276,11 +283,13 @@ impl RawPlugin for Runtime {
             if let Err(panic) = fence(|| self.deliver(one)) {
                 self.shared.reply(one.id, status::PANIC, &Body::ABSENT, &Body::text(&panic));
             }
+            // Whoever waited for this goes on before the next piece is handled: a module sees answers and messages in
+            // the order in which they came. (A watcher that takes a directory must not put it over a later change.)
+            if one.kind == kind::COMPLETE {
+                self.poll_fenced();
+            }
         }
-        // Nothing in here but tasks, which fence themselves: a panic would be this file's.
-        if let Err(panic) = fence(|| self.poll_tasks()) {
-            self.shared.host.log(kind::EVERYONE, 1, RStr::from_str(&panicked(&panic)), RStr::from_str(""));
-        }
+        self.poll_fenced();
         self.signal.in_turn.store(false, Ordering::SeqCst);
         if self.signal.woken.load(Ordering::SeqCst) {
             self.shared.host.wake();

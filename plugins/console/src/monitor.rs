@@ -1,0 +1,73 @@
+//! In the monitor: carries out what the master orders.
+
+use std::time::Duration;
+
+use muster_plugin_api::{
+    Answer, Body, HandlerResult, Info, Level, Message, ModuleError, MonitorAgent,
+    serde_json::{self, Value},
+};
+use serde::Deserialize;
+
+use crate::{figures::Listed, signal::Signal};
+
+/// From the answer to a `kill` until the end, so that the answer is out: the original's.
+const KILL_DELAY: Duration = Duration::from_secs(2);
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Order {
+    signal: Value,
+    cron: Body,
+    blacklist: Body,
+}
+
+pub(crate) async fn handle(agent: &MonitorAgent, message: &Message) -> HandlerResult {
+    let order: Order = message.body.parse().unwrap_or_default();
+    let app = agent.app();
+    let info = app.info();
+    match Signal::deserialize(&order.signal) {
+        Ok(Signal::List) => {
+            let figures = app.figures().await?;
+            return Ok(Answer::in_error_slot(Body::of(&Listed::new(&info.id, &info.server_type, &figures))?));
+        }
+        Ok(Signal::Kill) => {
+            if !is_master(&info) {
+                app.stop(KILL_DELAY);
+            }
+            return Ok(Answer::in_error_slot(Body::text(&info.id)));
+        }
+        // An empty object says that this server cannot be restarted (yet).
+        Ok(Signal::Restart) => return Ok(Answer::in_error_slot(serde_json::json!({}))),
+        Ok(Signal::Stop) => {
+            if !is_master(&info) {
+                app.stop(Duration::ZERO);
+            }
+        }
+        Ok(Signal::AddCron) => app.add_cron(present(order.cron, "addCron needs a cron")?),
+        Ok(Signal::RemoveCron) => {
+            if !app.remove_cron(present(order.cron, "removeCron needs a cron")?) {
+                agent.log(Level::Debug, "the cron to remove is not known here");
+            }
+        }
+        Ok(Signal::Blacklist) => app.blacklist(present(order.blacklist, "blacklist needs a list of addresses")?),
+        // The original never answers here, so that its master waits for ever.
+        Ok(Signal::Add) | Err(_) => {
+            agent.log(Level::Debug, format_args!("unknown signal {}", order.signal));
+            return Ok(Answer::error_text(&format!("unknown signal:{}", name(&order.signal))));
+        }
+    }
+    Ok(Answer::done())
+}
+
+/// The master runs a monitor of itself; orders to all servers reach it, but are not meant for it.
+fn is_master(info: &Info) -> bool {
+    info.server_type == "master"
+}
+
+fn present(body: Body, otherwise: &str) -> Result<Body, ModuleError> {
+    if body.is_null() { Err(ModuleError::new(otherwise)) } else { Ok(body) }
+}
+
+fn name(signal: &Value) -> String {
+    signal.as_str().map_or_else(|| signal.to_string(), str::to_owned)
+}
