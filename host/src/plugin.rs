@@ -149,3 +149,6 @@ impl Supervisor {
         left
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,17 +110,22 @@ fn host_version() -> &'static str {
 }
 
 fn first_difference(errors: &AbiInstabilityErrors) -> (String, String) {
-    let Some(first) = errors.errors.iter().max_by_key(|error| error.stack_trace.len()) else {
+    let Some(first) = errors.errors.iter().filter(|error| !error.errs.is_empty()).min_by_key(|error| error.index)
+    else {
         return ("an unknown place".to_owned(), "an unknown difference".to_owned());
     };
-    let mut place: Vec<String> = vec!["PluginRoot".to_owned()];
+    let mut place: Vec<&str> = vec!["PluginRoot"];
     for step in &first.stack_trace {
         let name = match step.expected {
-            TLFieldOrFunction::Field(field) => field.name().to_owned(),
-            TLFieldOrFunction::Function(function) => function.name.as_str().to_owned(),
+            TLFieldOrFunction::Field(field) => field.name(),
+            TLFieldOrFunction::Function(function) => function.name.as_str(),
         };
-        if place.last() != Some(&name) {
-            place.push(name);
+        match name {
+            // Of a reference, and of a function that is a field, which has been named by then.
+            "" | "0" => {}
+            "__returns" => place.push("its result"),
+            name if place.last() == Some(&name) => {}
+            name => place.push(name),
         }
     }
     let difference = match first.errs.iter().next() {
