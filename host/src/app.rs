@@ -162,10 +162,7 @@ impl App {
             query::SETTING => self.settings.lock().get(a).map(text).unwrap_or_default(),
             query::DIRECTORY if a.is_empty() => text(&self.directory.lock().all()),
             query::DIRECTORY => text(&self.directory.lock().of_type(a)),
-            query::MODULES => {
-                let ids = self.modules.list(self.role);
-                text(&ids.iter().map(|id| id.as_str()).collect())
-            }
+            query::MODULES => text(&json!(self.modules.list(self.role))),
             query::FLEET => text(&json!(self.fleet)),
             query::CRONS => text(&json!(*self.crons.lock())),
             _ => Vec::new(),

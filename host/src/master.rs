@@ -156,7 +156,7 @@ impl Master {
         let call = Call {
             source,
             body: Bytes::copy_from_slice(body.as_bytes()),
-            deadline: Instant::now() + self.modules.deadline_of(Role::Master, module),
+            deadline: self.modules.deadline(Role::Master, module),
             responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), topic, id))),
         };
         self.modules.deliver(Role::Master, module, call)

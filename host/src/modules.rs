@@ -71,8 +71,8 @@ pub(crate) enum Rejected {
     Unknown(Call),
     /// The module is disabled.
     Disabled(Call),
-    /// The mailbox has no room; [`Mailbox::space`] tells when it is worth while to route again.
-    Full(Call, Arc<Mailbox>),
+    /// The mailbox has no room; [`Modules::space`] tells when it is worth while to route again.
+    Full(Call),
 }
 
 /// All modules of a file, in one generation, about to be served.
@@ -139,7 +139,7 @@ impl Modules {
             }
             match route.mailbox.post(route.instance, call) {
                 Ok(()) => return Ok(()),
-                Err(Refused::Full(back)) => return Err(Rejected::Full(back, route.mailbox.clone())),
+                Err(Refused::Full(back)) => return Err(Rejected::Full(back)),
                 Err(Refused::Closed(back)) => {
                     // A generation is taken from the table before its mailbox closes, so the table has changed since
                     // it was read. If it has not, the daemon is shutting down.
@@ -158,24 +158,27 @@ impl Modules {
         self.routes.load().of(role).get(id).cloned()
     }
 
-    /// How long a request to the module may take.
-    pub(crate) fn deadline_of(&self, role: Role, id: &str) -> Duration {
-        self.find(role, id).map_or(DEFAULT_DEADLINE, |route| route.deadline())
+    /// Waits until a call to the module would not be refused for want of room.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub(crate) async fn space(&self, role: Role, id: &str) {
+        if let Some(route) = self.find(role, id) {
+            route.mailbox.space().await;
+        }
+    }
+
+    /// When a request to the module that begins now has to be over.
+    pub(crate) fn deadline(&self, role: Role, id: &str) -> Instant {
+        Instant::now() + self.find(role, id).map_or(DEFAULT_DEADLINE, |route| route.deadline())
     }
 
     /// The ids of all modules in this role, in order of registration: by name of the file at the start of the daemon,
     /// then by arrival. A file that is replaced keeps its place.
-    pub(crate) fn list(&self, role: Role) -> Vec<ModuleId> {
+    pub(crate) fn list(&self, role: Role) -> Vec<String> {
         let routes = self.routes.load();
         let routes = routes.files.iter().flat_map(|file| &file.routes);
-        routes.filter(|route| route.role == role).map(|route| route.id.clone()).collect()
-    }
-
-    /// As [`list`](Modules::list), without those whose ids have the form `__name__`: what the command `list` answers.
-    pub(crate) fn list_public(&self, role: Role) -> Vec<ModuleId> {
-        let mut ids = self.list(role);
-        ids.retain(|id| !is_internal(id.as_str()));
-        ids
+        routes.filter(|route| route.role == role).map(|route| route.id.to_string()).collect()
     }
 
     /// Enables or disables a module; says whether there is one. Holds for later generations too.
@@ -201,7 +204,7 @@ impl Modules {
     ///
     /// For `MasterConnected` in a monitor that is connected: set it, then broadcast the event. A module that starts
     /// in between gets it twice, but none misses it.
-    pub(crate) fn set_greeting(&self, role: Role, greeting: Option<&Event>) {
+    pub(crate) fn greet(&self, role: Role, greeting: Option<&Event>) {
         let mut ledger = self.ledger();
         match greeting {
             Some(event) => drop(ledger.greetings.insert(role, event_json(event))),
@@ -379,13 +382,6 @@ impl Routes {
 
 fn ids_of(manifest: &Manifest) -> impl Iterator<Item = &str> {
     std::iter::once(manifest.id.as_str()).chain(manifest.aliases.iter().map(String::as_str))
-}
-
-/// Whether an id has the form `__name__`: the original's pattern `^__\w+__$`.
-fn is_internal(id: &str) -> bool {
-    id.strip_prefix("__")
-        .and_then(|rest| rest.strip_suffix("__"))
-        .is_some_and(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
 }
 
 fn event_json(event: &Event) -> Bytes {

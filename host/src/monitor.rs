@@ -172,13 +172,13 @@ impl Monitor {
         *self.outbox.lock() = Some(outbox.clone());
         self.state.send_replace(true);
         // For those who start later, and for those who are there.
-        self.modules.set_greeting(Role::Monitor, Some(&Event::MasterConnected { again: false }));
+        self.modules.greet(Role::Monitor, Some(&Event::MasterConnected { again: false }));
         self.app.announce(&Event::MasterConnected { again });
         let end = self.serve(link, &outbox, stop).await;
         *self.outbox.lock() = None;
         outbox.close();
         self.state.send_replace(false);
-        self.modules.set_greeting(Role::Monitor, None);
+        self.modules.greet(Role::Monitor, None);
         self.app.announce(&Event::MasterLost);
         self.asks.lose();
         end
@@ -297,7 +297,7 @@ impl Monitor {
         let call = Call {
             source: Source::Server(from.clone()),
             body: Bytes::copy_from_slice(body.as_bytes()),
-            deadline: std::time::Instant::now() + self.modules.deadline_of(Role::Monitor, &module),
+            deadline: self.modules.deadline(Role::Monitor, &module),
             responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), Topic::Monitor, id))),
         };
         self.modules.deliver(Role::Monitor, &module, call)

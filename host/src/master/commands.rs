@@ -40,8 +40,8 @@ impl Master {
             return answer(reply, Err(wire::error_object(text)));
         }
         let Some(enable) = enable else {
-            let modules: Vec<String> =
-                self.modules.list_public(Role::Master).iter().map(|id| id.as_str().to_owned()).collect();
+            let mut modules = self.modules.list(Role::Master);
+            modules.retain(|id| !is_internal(id));
             return answer(reply, Ok(json!({ "modules": modules })));
         };
         if module.is_empty() {
@@ -90,6 +90,13 @@ fn permission(client: &ClientIdentity, body: &Map<String, Value>) -> Result<(), 
     }
 }
 
+/// The original's `/^__\w+__$/`.
+fn is_internal(id: &str) -> bool {
+    id.strip_prefix("__")
+        .and_then(|rest| rest.strip_suffix("__"))
+        .is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
+}
+
 fn answer(reply: Option<Reply>, result: Result<Value, String>) {
     // A command without an id is carried out and not answered.
     let Some(reply) = reply else { return };
@@ -117,5 +124,11 @@ mod tests {
         assert_eq!(check(1, json!({ "clientId": 5 })), Err("Client info error"));
         assert_eq!(check(0, json!({ "clientId": "c" })), Err("Client info error"));
         assert_eq!(check(2, json!({ "clientId": "c" })), Err("Command permission denied"));
+    }
+
+    #[test]
+    fn internal_modules_are_told_by_their_underscores() {
+        assert!(is_internal("__console__") && is_internal("__a_1__"));
+        assert!(!is_internal("timeReport") && !is_internal("____") && !is_internal("__a-b__"));
     }
 }

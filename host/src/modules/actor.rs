@@ -170,7 +170,7 @@ fn take_turns(plugin: &PluginObj, mailbox: &Mailbox, instances: &[Instance], pre
         presence.enter(|| plugin.turn(RSlice::from_slice(&mail)));
         mail.clear();
         // The same allocation with another lifetime: it is empty, so nothing is looked at.
-        space = mail.into_iter().filter_map(|_| None).collect();
+        space = mail.into_iter().map_while(|_| None).collect();
         batch.clear();
     }
 }

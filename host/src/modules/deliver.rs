@@ -1,10 +1,7 @@
 //! Giving a peer's message to its module, and what happens when that cannot be done.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -14,7 +11,6 @@ use tokio::time::timeout;
 use super::{
     Modules, Rejected,
     call::{Call, Responder},
-    mailbox::Mailbox,
 };
 use crate::wire;
 
@@ -32,7 +28,6 @@ pub(crate) struct Blocked<'a> {
     role: Role,
     module: String,
     call: Call,
-    full: Arc<Mailbox>,
 }
 
 impl Modules {
@@ -40,9 +35,7 @@ impl Modules {
     pub(crate) fn deliver(&self, role: Role, module: &str, call: Call) -> Option<Blocked<'_>> {
         match self.route(role, module, call) {
             Ok(()) => None,
-            Err(Rejected::Full(call, full)) => {
-                Some(Blocked { modules: self, role, module: module.to_owned(), call, full })
-            }
+            Err(Rejected::Full(call)) => Some(Blocked { modules: self, role, module: module.to_owned(), call }),
             Err(Rejected::Unknown(call)) => {
                 refuse(call, &wire::unknown_module(module));
                 None
@@ -58,9 +51,9 @@ impl Modules {
 impl Blocked<'_> {
     /// Waits a while for room; without any, a request ends with an error, and a notify is dropped and counted.
     pub(crate) async fn wait(self) {
-        let Blocked { modules, role, module, call, full } = self;
+        let Blocked { modules, role, module, call } = self;
         // Either there is room now, or the next attempt fails for good.
-        drop(timeout(PATIENCE, full.space()).await);
+        drop(timeout(PATIENCE, modules.space(role, &module)).await);
         if let Some(Blocked { call, .. }) = modules.deliver(role, &module, call) {
             if call.responder.is_none() {
                 OVERRUN.fetch_add(1, Ordering::Relaxed);

@@ -59,7 +59,7 @@ pub(crate) struct Running {
 #[derive(Debug)]
 pub(crate) struct NotStarted {
     pub(crate) refused: Refused,
-    pub(crate) leftover: Option<Leftover>,
+    pub(crate) leftover: Option<Box<Leftover>>,
 }
 
 impl Candidate {
@@ -194,12 +194,12 @@ impl Running {
     ///
     /// # Errors
     /// What is left of it.
-    pub(crate) async fn retire(self, drain: Duration, why: &str) -> Result<(), Leftover> {
+    pub(crate) async fn retire(self, drain: Duration, why: &str) -> Result<(), Box<Leftover>> {
         end(self.actor, self.facts, drain, why).await
     }
 }
 
-async fn end(actor: Actor, facts: Facts, drain: Duration, why: &str) -> Result<(), Leftover> {
+async fn end(actor: Actor, facts: Facts, drain: Duration, why: &str) -> Result<(), Box<Leftover>> {
     actor.mailbox.drain();
     let calls = actor.mailbox.calls().clone();
     if !drain.is_zero() && timeout(drain, calls.idle()).await.is_err() {

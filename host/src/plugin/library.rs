@@ -44,7 +44,7 @@ impl Unchecked {
     pub(crate) fn open(path: &Path) -> Result<Unchecked, String> {
         // SAFETY: constructors are foreign code, which nothing can prove harmless: that is what plugins are. In the
         // daemon this file has been opened by the preflight child before; in the child it may do what it likes.
-        let raw = unsafe { RawLibrary::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| error.to_string())?;
+        let raw = unsafe { RawLibrary::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| text_of(&error))?;
         Ok(Unchecked { raw })
     }
 
@@ -108,7 +108,7 @@ impl Library {
     /// # Errors
     /// The loader's text.
     pub(crate) fn close(mut self) -> Result<(), String> {
-        self.raw.take().map_or(Ok(()), |raw| raw.close().map_err(|error| error.to_string()))
+        self.raw.take().map_or(Ok(()), |raw| raw.close().map_err(|error| text_of(&error)))
     }
 }
 
@@ -123,6 +123,11 @@ impl fmt::Debug for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Library").field("raw", &self.raw).finish_non_exhaustive()
     }
+}
+
+/// What the loader says; libloading only says which of its functions failed.
+fn text_of(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Whether the loader still has this file in its list.

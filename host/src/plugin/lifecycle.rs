@@ -228,6 +228,8 @@ impl Life {
             (_, Some(_)) => State::Running,
             (Some(Attempt::Starting { created: true }), None) => State::Loaded,
             (Some(Attempt::Starting { created: false }), None) => State::Checked,
+            // Until the verdict, what was said of it before stands.
+            (Some(Attempt::Vetting), None) if self.refused.is_some() => State::Refused,
             (Some(Attempt::Vetting), None) => State::Seen,
             (None, None) if self.refused.is_some() => State::Refused,
             (None, None) if self.gone_since.is_some() => State::Retired,

@@ -51,7 +51,7 @@ pub(crate) struct Unfit {
     pub(crate) fingerprint: Fingerprint,
     /// None for content that was not read.
     pub(crate) hash: Option<ContentHash>,
-    pub(crate) refusal: Refusal,
+    pub(crate) refusal: Box<Refusal>,
 }
 
 // === impl Stage ===
@@ -161,7 +161,7 @@ pub(crate) async fn settle(path: &Path, pause: Duration) -> Result<Option<Settle
         })
         .await
         .unwrap_or_else(|error| {
-            let refusal = Refusal::Unchecked(error.to_string());
+            let refusal = Refusal::Unchecked(error.to_string()).into();
             Err(Unfit { fingerprint: Fingerprint::UNREADABLE, hash: None, refusal })
         })?;
         let Some(settled) = settled else { return Ok(None) };
@@ -171,7 +171,7 @@ pub(crate) async fn settle(path: &Path, pause: Duration) -> Result<Option<Settle
                 Err(Refusal::Empty | Refusal::Truncated { .. } | Refusal::Damaged(_))
                     if settled.fingerprint.age(SystemTime::now()) < QUIET_IF_INCOMPLETE => {}
                 Ok(_) => return Ok(Some(settled)),
-                Err(refusal) => return Err(Unfit { fingerprint: now.1, hash: Some(now.0), refusal }),
+                Err(refusal) => return Err(Unfit { fingerprint: now.1, hash: Some(now.0), refusal: refusal.into() }),
             }
         }
         before = Some(now);
@@ -187,9 +187,9 @@ fn read(path: &Path) -> Result<Option<Settled>, Unfit> {
             let hash = ContentHash(Sha256::digest(&bytes).into());
             Ok(Some(Settled { bytes, hash, fingerprint }))
         }
-        Ok(Err(refusal)) => Err(Unfit { fingerprint, hash: None, refusal }),
+        Ok(Err(refusal)) => Err(Unfit { fingerprint, hash: None, refusal: refusal.into() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Unfit { fingerprint, hash: None, refusal: Refusal::Unreadable(error.to_string()) }),
+        Err(error) => Err(Unfit { fingerprint, hash: None, refusal: Refusal::Unreadable(error.to_string()).into() }),
     }
 }
 

@@ -79,7 +79,7 @@ pub(crate) struct Bystanders(BTreeSet<(i32, u64)>);
 ///
 /// # Errors
 /// What is left if the library is still mapped afterwards.
-pub(crate) async fn unload(actor: Actor, facts: Facts) -> Result<(), Leftover> {
+pub(crate) async fn unload(actor: Actor, facts: Facts) -> Result<(), Box<Leftover>> {
     let (generation, path, presence) = (actor.generation, actor.path.clone(), actor.presence.clone());
     actor.mailbox.close();
     let tid = presence.tid();
@@ -112,9 +112,9 @@ impl Leftover {
     ///
     /// # Errors
     /// What is left if the library is still mapped.
-    pub(crate) async fn retry(mut self) -> Result<(), Leftover> {
+    pub(crate) async fn retry(mut self) -> Result<(), Box<Leftover>> {
         if !self.thread_is_gone() {
-            return Err(self);
+            return Err(self.into());
         }
         // Not on a thread of the runtime: the library's destructors run in there, and may not return.
         let (done, outcome) = oneshot::channel();
@@ -137,7 +137,7 @@ impl Leftover {
         }
     }
 
-    fn finish(mut self) -> Result<(), Leftover> {
+    fn finish(mut self) -> Result<(), Box<Leftover>> {
         let held = std::mem::replace(&mut self.held, Held::Closed);
         let left = match held {
             Held::Thread(_, Some(thread)) => match thread.join() {
@@ -189,10 +189,10 @@ impl Leftover {
         }
     }
 
-    fn because(mut self, reason: String) -> Leftover {
+    fn because(mut self, reason: String) -> Box<Leftover> {
         self.reason = reason;
         self.bytes = mapped_bytes(&self.path);
-        self
+        self.into()
     }
 }
 

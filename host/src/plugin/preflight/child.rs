@@ -27,7 +27,7 @@ const PROCESSOR_SECONDS: u64 = 5;
 /// The whole life of a preflight child: vets the library at `path`, and ends the process.
 ///
 /// For the hidden command `preflight PATH`; the report goes to the socket that is standard input.
-pub(crate) fn child_main(path: &Path) -> ! {
+pub fn child_main(path: &Path) -> ! {
     // Its own descriptor, out of the way of what the candidate may do with the first three.
     let report = std::io::stdin().as_fd().try_clone_to_owned().map(File::from);
     let line = serde_json::to_string(&confine().map_err(Refused::from).and_then(|()| vet(path)));
@@ -37,7 +37,7 @@ pub(crate) fn child_main(path: &Path) -> ! {
     }
     // No exit: that would run what the candidate left for the end of the process.
     loop {
-        drop(rustix::process::kill_process(rustix::process::getpid(), Signal::KILL));
+        rustix::process::kill_process(rustix::process::getpid(), Signal::KILL).unwrap_or(());
     }
 }
 
@@ -110,17 +110,22 @@ fn host_version() -> &'static str {
 }
 
 fn first_difference(errors: &AbiInstabilityErrors) -> (String, String) {
-    let Some(first) = errors.errors.iter().max_by_key(|error| error.stack_trace.len()) else {
+    let Some(first) = errors.errors.iter().filter(|error| !error.errs.is_empty()).min_by_key(|error| error.index)
+    else {
         return ("an unknown place".to_owned(), "an unknown difference".to_owned());
     };
-    let mut place: Vec<String> = vec!["PluginRoot".to_owned()];
+    let mut place: Vec<&str> = vec!["PluginRoot"];
     for step in &first.stack_trace {
         let name = match step.expected {
-            TLFieldOrFunction::Field(field) => field.name().to_owned(),
-            TLFieldOrFunction::Function(function) => function.name.as_str().to_owned(),
+            TLFieldOrFunction::Field(field) => field.name(),
+            TLFieldOrFunction::Function(function) => function.name.as_str(),
         };
-        if place.last() != Some(&name) {
-            place.push(name);
+        match name {
+            // Of a reference, and of a function that is a field, which has been named by then.
+            "" | "0" => {}
+            "__returns" => place.push("its result"),
+            name if place.last() == Some(&name) => {}
+            name => place.push(name),
         }
     }
     let difference = match first.errs.iter().next() {

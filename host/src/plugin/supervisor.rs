@@ -1,0 +1,624 @@
+//! The supervisor's task: one owner of all lives, one writer of what is published.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch as published},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
+
+use super::{
+    Config,
+    generation::{Candidate, NotStarted, Running},
+    lifecycle::{Life, Order, Verdict},
+    preflight::Refused,
+    refusal::Refusal,
+    stage::{self, ContentHash, Stage, Unfit},
+    status::{FileStatus, StillMapped},
+    unload::Leftover,
+    watch::{self, Hints},
+};
+use crate::{
+    ids::Generation,
+    modules::{Modules, schedule},
+};
+
+/// How many children vet at a time: one that loops holds a place for [`PREFLIGHT_TIMEOUT`](super::PREFLIGHT_TIMEOUT).
+const PREFLIGHTS_AT_ONCE: usize = 16;
+/// The longest that [`Supervisor::settled`](super::Supervisor::settled) waits, for a copy that is still under way when the daemon starts.
+const PATIENCE_AT_START: Duration = Duration::from_secs(15);
+/// Reports of steps on their way to the supervisor; it does nothing that takes time, so they do not pile up.
+const REPORTS: usize = 64;
+
+/// All that can happen to the supervisor.
+#[derive(Debug)]
+pub(super) enum Input {
+    Vetted { file: Arc<str>, verdict: Verdict, candidate: Option<Box<Candidate>> },
+    Created { file: Arc<str> },
+    Started { file: Arc<str>, hash: ContentHash, outcome: Box<Result<Running, NotStarted>> },
+    Retired { file: Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>> },
+    Retried { generation: Generation, outcome: Result<(), Box<Leftover>> },
+    Rescan { done: oneshot::Sender<()> },
+    Shutdown { grace: Duration, done: oneshot::Sender<Vec<String>> },
+}
+
+/// What the steps beside the supervisor share.
+struct Shared {
+    config: Config,
+    modules: Arc<Modules>,
+    stage: Stage,
+    preflights: Semaphore,
+    reports: mpsc::Sender<Input>,
+}
+
+/// One file.
+struct Slot {
+    life: Life,
+    place: u64,
+    running: Option<Running>,
+    draining: BTreeSet<Generation>,
+    /// It was there when the daemon started, and is not settled yet.
+    awaited: bool,
+    /// It was there when the daemon started: ids go by name then, not by who is faster.
+    first: bool,
+}
+
+/// A library that is still mapped, and whether somebody is trying to unload it.
+struct Remains {
+    file: Arc<str>,
+    told: StillMapped,
+    leftover: Option<Leftover>,
+}
+
+/// The supervisor's own state: one owner, one writer.
+pub(super) struct Task {
+    shared: Arc<Shared>,
+    slots: BTreeMap<Arc<str>, Slot>,
+    remains: BTreeMap<Generation, Remains>,
+    steps: JoinSet<()>,
+    next_place: u64,
+    directory_missing: bool,
+    started: Instant,
+    status: published::Sender<Arc<[FileStatus]>>,
+    settled: published::Sender<bool>,
+}
+
+// === impl Task ===
+
+impl Task {
+    /// A supervisor that has looked at nothing, and where to send it its input.
+    ///
+    /// # Errors
+    /// When there can be no place for private copies.
+    pub(super) fn new(
+        config: Config,
+        modules: Arc<Modules>,
+    ) -> io::Result<(Task, mpsc::Sender<Input>, mpsc::Receiver<Input>)> {
+        let stage = Stage::create(&config.stage_parent)?;
+        let (reports, inputs) = mpsc::channel(REPORTS);
+        let preflights = Semaphore::new(PREFLIGHTS_AT_ONCE);
+        let shared = Shared { config, modules, stage, preflights, reports: reports.clone() };
+        let task = Task {
+            shared: Arc::new(shared),
+            slots: BTreeMap::new(),
+            remains: BTreeMap::new(),
+            steps: JoinSet::new(),
+            next_place: 0,
+            directory_missing: false,
+            started: Instant::now(),
+            status: published::Sender::new(Arc::from([])),
+            settled: published::Sender::new(false),
+        };
+        Ok((task, reports, inputs))
+    }
+
+    /// What will be known of each file.
+    pub(super) fn status(&self) -> published::Receiver<Arc<[FileStatus]>> {
+        self.status.subscribe()
+    }
+
+    /// Whether everything that was there at the start is settled.
+    pub(super) fn settled(&self) -> published::Receiver<bool> {
+        self.settled.subscribe()
+    }
+
+    /// Works until it is told to shut down.
+    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        let modules = self.shared.modules.clone();
+        let mut attendants = JoinSet::new();
+        attendants.spawn({
+            let modules = modules.clone();
+            async move { modules.sweep().await }
+        });
+        attendants.spawn(schedule::run(modules));
+
+        let Some(directory) = self.shared.config.directory.clone() else {
+            self.settled.send_replace(true);
+            return self.serve_nothing(inputs).await;
+        };
+        let mut hints = Hints::new(&directory);
+        let mut rescan = tokio::time::interval(self.shared.config.rescan);
+        rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let gone_at = self.slots.values().filter_map(|slot| slot.life.gone_at(self.shared.config.gone)).min();
+            let gone_at = gone_at.map(tokio::time::Instant::from_std);
+            tokio::select! {
+                input = inputs.recv() => match input {
+                    None => return,
+                    Some(Input::Shutdown { grace, done }) => {
+                        let left = self.shut_down(inputs, grace).await;
+                        // Whoever asked may not want to know any more.
+                        drop(done.send(left));
+                        return;
+                    }
+                    Some(input) => self.take(input, &directory),
+                },
+                () = hints.next() => self.look(&directory),
+                _ = rescan.tick() => {
+                    hints.renew();
+                    self.retry_unloading();
+                    self.look(&directory);
+                }
+                () = tokio::time::sleep_until(gone_at.unwrap_or_else(tokio::time::Instant::now)), if gone_at.is_some() => {
+                    self.look(&directory);
+                }
+                Some(step) = self.steps.join_next(), if !self.steps.is_empty() => {
+                    if let Err(error) = step {
+                        tracing::error!(%error, "a step in the life of a plugin failed");
+                    }
+                }
+            }
+            self.publish();
+        }
+    }
+
+    /// A daemon without a plugin directory still has to be shut down.
+    async fn serve_nothing(self, mut inputs: mpsc::Receiver<Input>) {
+        while let Some(input) = inputs.recv().await {
+            match input {
+                Input::Shutdown { done, .. } => {
+                    drop(done.send(Vec::new()));
+                    return;
+                }
+                Input::Rescan { done } => done.send(()).unwrap_or(()),
+                other => tracing::error!(?other, "there are no plugins that this could be about"),
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input, directory: &Path) {
+        match input {
+            Input::Vetted { file, verdict, candidate } => self.vetted(&file, verdict, candidate),
+            Input::Created { file } => {
+                if let Some(slot) = self.slots.get_mut(&file) {
+                    slot.life.created();
+                }
+                return;
+            }
+            Input::Started { file, hash, outcome } => self.started(&file, hash, *outcome),
+            Input::Retired { file, generation, outcome } => self.retired(&file, generation, outcome),
+            Input::Retried { generation, outcome } => {
+                if let Err(leftover) = outcome {
+                    self.keep(generation, *leftover);
+                } else if let Some(remains) = self.remains.remove(&generation) {
+                    tracing::info!(file = &*remains.file, %generation, "unloaded after all");
+                }
+                return;
+            }
+            Input::Rescan { done } => {
+                for slot in self.slots.values_mut() {
+                    slot.life.reconsider();
+                }
+                self.retry_unloading();
+                self.look(directory);
+                // Whoever asked may not want to know any more.
+                done.send(()).unwrap_or(());
+                return;
+            }
+            // Taken by the loop, which ends with it.
+            Input::Shutdown { .. } => return,
+        }
+        // What was seen while the step was under way may call for the next one.
+        self.look(directory);
+    }
+
+    /// Looks into the directory, and does what has to be done about what is there and what is not.
+    fn look(&mut self, directory: &Path) {
+        let mut seen = match watch::scan(directory) {
+            Ok(seen) => seen,
+            Err(error) => {
+                // A directory that cannot be read is no order to unload anything.
+                if !std::mem::replace(&mut self.directory_missing, true) {
+                    tracing::warn!(directory = %directory.display(), %error, "no plugin directory; looking again");
+                }
+                return;
+            }
+        };
+        if std::mem::take(&mut self.directory_missing) {
+            tracing::info!(directory = %directory.display(), "the plugin directory is there");
+        }
+        let is_first_look = self.next_place == 0 && !*self.settled.borrow();
+        let now = Instant::now();
+        let gone = self.shared.config.gone;
+        let mut forget = Vec::new();
+        let mut orders = Vec::new();
+        for (file, slot) in &mut self.slots {
+            match slot.life.look(seen.remove(&**file), now, gone) {
+                Some(Order::Forget) => forget.push(file.clone()),
+                Some(order) => orders.push((file.clone(), order)),
+                None => {}
+            }
+        }
+        for (name, fingerprint) in seen {
+            let file: Arc<str> = name.into();
+            let mut life = Life::new(SystemTime::now());
+            if let Some(order) = life.look(Some(fingerprint), now, gone) {
+                orders.push((file.clone(), order));
+            }
+            let place = self.next_place;
+            self.next_place += 1;
+            let (running, draining) = (None, BTreeSet::new());
+            let slot = Slot { life, place, running, draining, awaited: is_first_look, first: is_first_look };
+            self.slots.insert(file, slot);
+        }
+        for file in forget {
+            // What is still mapped keeps its file in the list.
+            let remains = self.remains.values().any(|remains| remains.file == file);
+            if !remains && self.slots.get(&file).is_some_and(|slot| slot.draining.is_empty()) {
+                self.slots.remove(&file);
+            }
+        }
+        for (file, order) in orders {
+            match order {
+                Order::Vet => self.vet(file),
+                Order::Unload => self.unload(&file, "its file is gone"),
+                Order::Forget => {}
+            }
+        }
+    }
+
+    fn vet(&mut self, file: Arc<str>) {
+        let Some(slot) = self.slots.get(&file) else { return };
+        let (serving, refused) = (slot.life.serving(), slot.life.refused_content());
+        let shared = self.shared.clone();
+        self.steps.spawn(async move {
+            let (verdict, candidate) = shared.vet(&file, serving, refused).await;
+            shared.report(Input::Vetted { file, verdict, candidate: candidate.map(Box::new) }).await;
+        });
+    }
+
+    fn vetted(&mut self, file: &Arc<str>, verdict: Verdict, candidate: Option<Box<Candidate>>) {
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        if let Verdict::Refused(_, _, refused) = &verdict {
+            log_refusal(file, refused, slot.running.is_some());
+        }
+        slot.life.vetted(verdict);
+        let Some(candidate) = candidate else { return };
+        let roles = self.shared.config.roles.iter().map(|(role, _)| *role);
+        // Known before anything runs; at the start, the faster one of two is not always the one that is to have the id.
+        if !slot.first
+            && let Err(taken) = self.shared.modules.check_ids(file, candidate.served(roles))
+        {
+            remove_copy(&candidate.path);
+            return self.refuse(file, candidate.hash, Refusal::from(taken).into());
+        }
+        let (shared, file) = (self.shared.clone(), file.clone());
+        self.steps.spawn(async move {
+            let (hash, path) = (candidate.hash, candidate.path.clone());
+            let (created, was_created) = oneshot::channel();
+            let start = candidate.start(&shared.config, &shared.modules, || {
+                // Nobody waits when the supervisor ends.
+                created.send(()).unwrap_or(());
+            });
+            let tell = async {
+                if was_created.await.is_ok() {
+                    shared.report(Input::Created { file: file.clone() }).await;
+                }
+            };
+            let (outcome, ()) = tokio::join!(start, tell);
+            if outcome.as_ref().is_err_and(|not_started| not_started.leftover.is_none()) {
+                // Nothing is mapped from it; it may never have been opened.
+                remove_copy(&path);
+            }
+            shared.report(Input::Started { file, hash, outcome: Box::new(outcome) }).await;
+        });
+    }
+
+    fn started(&mut self, file: &Arc<str>, hash: ContentHash, outcome: Result<Running, NotStarted>) {
+        let running = match outcome {
+            Ok(running) => running,
+            Err(NotStarted { refused, leftover }) => {
+                if let Some(leftover) = leftover {
+                    self.remember(file, *leftover);
+                }
+                return self.refuse(file, hash, refused);
+            }
+        };
+        let Some(place) = self.slots.get(file).map(|slot| slot.place) else { return };
+        let generation = running.actor.generation;
+        if let Some(rival) = self.slower_rival(file, &running) {
+            let reason = Refusal::IdTaken { id: rival.1, owner: file.to_string() };
+            self.displace(&rival.0, reason.into());
+        }
+        if let Err(taken) = self.shared.modules.install(running.offer(file, place)) {
+            self.end(file, running, "it was not served");
+            return self.refuse(file, hash, Refusal::from(taken).into());
+        }
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        slot.life.started(hash);
+        let old = slot.running.replace(running);
+        tracing::info!(file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), "running");
+        if let Some(old) = old {
+            self.end(file, old, "it was replaced before it answered");
+            self.reconsider_rivals(file);
+        }
+    }
+
+    /// Who was refused because this file had an id may have it now.
+    fn reconsider_rivals(&mut self, file: &Arc<str>) {
+        for slot in self.slots.values_mut() {
+            let rival = slot
+                .life
+                .refusal()
+                .is_some_and(|refused| matches!(&refused.refusal, Refusal::IdTaken { owner, .. } if **owner == **file));
+            if rival {
+                slot.life.reconsider();
+            }
+        }
+    }
+
+    /// At the start, ids go to the first file by name. Its rival may have been faster: who is it, and which id is it?
+    fn slower_rival(&self, file: &Arc<str>, running: &Running) -> Option<(Arc<str>, String)> {
+        let slot = self.slots.get(file).filter(|slot| slot.first)?;
+        let offer = running.offer(file, slot.place);
+        let taken = self.shared.modules.check_ids(file, offer.served()).err()?;
+        let owner = taken.owner?;
+        self.slots.get(&owner).filter(|rival| rival.first && rival.place > slot.place)?;
+        Some((owner, taken.id))
+    }
+
+    fn displace(&mut self, file: &Arc<str>, refused: Refused) {
+        log_refusal(file, &refused, false);
+        if let Some(slot) = self.slots.get_mut(file) {
+            slot.life.displaced(refused);
+        }
+        self.unload(file, "its ids belong to another file");
+    }
+
+    fn refuse(&mut self, file: &Arc<str>, hash: ContentHash, refused: Refused) {
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        log_refusal(file, &refused, slot.running.is_some());
+        slot.life.failed(hash, refused);
+    }
+
+    /// Takes a file's modules out of service.
+    fn unload(&mut self, file: &Arc<str>, why: &str) {
+        self.shared.modules.retire(file);
+        let Some(running) = self.slots.get_mut(file).and_then(|slot| slot.running.take()) else { return };
+        self.end(file, running, why);
+        self.reconsider_rivals(file);
+    }
+
+    /// Lets a generation end that is not routed to any more.
+    fn end(&mut self, file: &Arc<str>, running: Running, why: &str) {
+        // At once, so that whoever still holds the old route is sent to the new one.
+        running.actor.mailbox.drain();
+        let generation = running.actor.generation;
+        if let Some(slot) = self.slots.get_mut(file) {
+            slot.draining.insert(generation);
+        }
+        let (shared, file, why) = (self.shared.clone(), file.clone(), why.to_owned());
+        self.steps.spawn(async move {
+            let outcome = running.retire(shared.config.drain, &why).await;
+            shared.report(Input::Retired { file, generation, outcome }).await;
+        });
+    }
+
+    fn retired(&mut self, file: &Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>>) {
+        match outcome {
+            Ok(()) => {
+                tracing::info!(file = &**file, %generation, "unloaded");
+                // The loader unmaps what it could not unmap before when something else is closed.
+                self.retry_unloading();
+            }
+            Err(leftover) => self.remember(file, *leftover),
+        }
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        slot.draining.remove(&generation);
+        if slot.running.is_none() && slot.draining.is_empty() {
+            slot.life.retired();
+        }
+    }
+
+    fn remember(&mut self, file: &Arc<str>, leftover: Leftover) {
+        let Leftover { generation, bytes, ref reason, .. } = leftover;
+        tracing::warn!(file = &**file, %generation, bytes, reason, "retired, still mapped");
+        let told = StillMapped::of(&leftover);
+        self.remains.insert(generation, Remains { file: file.clone(), told, leftover: Some(leftover) });
+    }
+
+    fn keep(&mut self, generation: Generation, leftover: Leftover) {
+        if let Some(remains) = self.remains.get_mut(&generation) {
+            remains.told = StillMapped::of(&leftover);
+            remains.leftover = Some(leftover);
+        }
+    }
+
+    fn retry_unloading(&mut self) {
+        for (generation, remains) in &mut self.remains {
+            let Some(leftover) = remains.leftover.take() else { continue };
+            let (shared, generation) = (self.shared.clone(), *generation);
+            self.steps.spawn(async move {
+                let outcome = leftover.retry().await;
+                shared.report(Input::Retried { generation, outcome }).await;
+            });
+        }
+    }
+
+    fn publish(&mut self) {
+        let now = SystemTime::now();
+        let files: Arc<[FileStatus]> = self
+            .slots
+            .iter_mut()
+            .map(|(file, slot)| {
+                slot.life.refresh(now);
+                let (state, since) = slot.life.state();
+                let of_file = |remains: &&Remains| remains.file == *file;
+                FileStatus {
+                    file: file.clone(),
+                    state,
+                    since,
+                    refused: slot.life.refusal().cloned(),
+                    serving: slot.running.as_ref().map(Running::status),
+                    draining: slot.draining.iter().copied().collect(),
+                    still_mapped: self.remains.values().filter(of_file).map(|remains| remains.told.clone()).collect(),
+                }
+            })
+            .collect();
+        for slot in self.slots.values_mut().filter(|slot| slot.awaited) {
+            slot.awaited = !slot.life.is_settled();
+        }
+        self.status.send_replace(files);
+        if *self.settled.borrow() {
+            return;
+        }
+        let awaited: Vec<&str> = self.slots.iter().filter(|(_, slot)| slot.awaited).map(|(file, _)| &**file).collect();
+        if !awaited.is_empty() {
+            if self.started.elapsed() < PATIENCE_AT_START {
+                return;
+            }
+            tracing::warn!(?awaited, "going on without plugins that are not ready");
+        }
+        for slot in self.slots.values_mut() {
+            (slot.awaited, slot.first) = (false, false);
+        }
+        self.settled.send_replace(true);
+    }
+
+    /// Ends everything within `grace`; names what is left.
+    async fn shut_down(&mut self, mut inputs: mpsc::Receiver<Input>, grace: Duration) -> Vec<String> {
+        let until = tokio::time::Instant::now() + grace;
+        let files: Vec<Arc<str>> = self.slots.keys().cloned().collect();
+        for file in files {
+            self.unload(&file, "the daemon is stopping");
+        }
+        // Started just now, or about to be: their reports are answered with the same.
+        while self.slots.values().any(|slot| !slot.draining.is_empty()) {
+            match tokio::time::timeout_at(until, inputs.recv()).await {
+                Ok(Some(Input::Retired { file, generation, outcome })) => self.retired(&file, generation, outcome),
+                Ok(Some(Input::Started { file, outcome, .. })) => {
+                    if let Ok(running) = *outcome {
+                        self.end(&file, running, "the daemon is stopping");
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let draining = self.slots.iter().flat_map(|(file, slot)| {
+            slot.draining.iter().map(move |generation| format!("{file} {generation} has not ended what it had begun"))
+        });
+        let remains = self.remains.iter().map(|(generation, remains)| {
+            format!("{} {generation} is still mapped: {}", remains.file, remains.told.reason)
+        });
+        let left = draining.chain(remains).collect();
+        // Children are killed, threads leave after the call they are in.
+        self.steps.shutdown().await;
+        left
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Waits until the file rests, makes a private copy, and lets a child vet that.
+    async fn vet(
+        &self,
+        file: &Arc<str>,
+        serving: Option<ContentHash>,
+        refused: Option<ContentHash>,
+    ) -> (Verdict, Option<Candidate>) {
+        /// Counts the libraries of this process, whichever supervisor they belong to.
+        static GENERATIONS: AtomicU64 = AtomicU64::new(1);
+
+        let directory = self.config.directory.clone().unwrap_or_default();
+        let settled = match stage::settle(&directory.join(&**file), self.config.settle).await {
+            Ok(Some(settled)) => settled,
+            Ok(None) => return (Verdict::Gone, None),
+            Err(Unfit { fingerprint, hash, .. }) if hash.is_some() && hash == refused => {
+                return (Verdict::StillRefused(fingerprint), None);
+            }
+            Err(Unfit { fingerprint, hash, refusal }) => {
+                return (Verdict::Refused(fingerprint, hash, Refused::from(*refusal)), None);
+            }
+        };
+        let (fingerprint, hash, size) = (settled.fingerprint, settled.hash, settled.fingerprint.size);
+        if serving == Some(hash) {
+            return (Verdict::Unchanged(fingerprint), None);
+        }
+        if refused == Some(hash) {
+            return (Verdict::StillRefused(fingerprint), None);
+        }
+        let refuse = |refused| (Verdict::Refused(fingerprint, Some(hash), refused), None);
+        let stem = file.strip_suffix(".so").unwrap_or(file).to_owned();
+        let generation = Generation(GENERATIONS.fetch_add(1, Ordering::Relaxed));
+        // In place: it costs less than what is hashed beside it, and the bytes need not move.
+        let path = match self.stage.write(&stem, generation, &settled) {
+            Ok(path) => path,
+            Err(error) => return refuse(Refusal::Unchecked(format!("its copy cannot be written: {error}")).into()),
+        };
+        drop(settled);
+        // Never closed.
+        let permit = self.preflights.acquire().await;
+        let checked = self.config.checker.check(&path).await;
+        drop(permit);
+        match checked {
+            Ok(checked) => {
+                let (manifest, facts) = (Arc::new(checked.manifest), checked.facts);
+                let candidate = Candidate { stem, generation, path, hash, size, manifest, facts };
+                (Verdict::Passed(fingerprint), Some(candidate))
+            }
+            Err(refused) => {
+                remove_copy(&path);
+                refuse(refused)
+            }
+        }
+    }
+
+    async fn report(&self, input: Input) {
+        // The supervisor is gone: so is what this was about.
+        drop(self.reports.send(input).await);
+    }
+}
+
+/// One that stays is removed with its directory in the end.
+fn remove_copy(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(path = %path.display(), %error, "staged copy stays");
+    }
+}
+
+impl StillMapped {
+    fn of(leftover: &Leftover) -> StillMapped {
+        let Leftover { generation, reason, bytes, since, .. } = leftover;
+        StillMapped { generation: *generation, reason: reason.clone(), bytes: *bytes, since: *since }
+    }
+}
+
+fn log_refusal(file: &str, refused: &Refused, serves_on: bool) {
+    let Refused { refusal, details } = refused;
+    tracing::warn!(file, serves_on, reason = %refusal, "plugin refused");
+    if let Some(details) = details {
+        tracing::debug!(file, details, "plugin refused: details");
+    }
+}
