@@ -17,7 +17,7 @@ use bytes::Bytes;
 use muster_plugin_api::{Event, Manifest, Role, Schedule};
 use tokio::sync::Notify;
 
-use crate::ids::{Generation, ModuleId};
+use crate::ids::ModuleId;
 
 pub(crate) mod actor;
 pub(crate) mod call;
@@ -56,7 +56,6 @@ pub(crate) struct Route {
     /// Its own id; further ones lead here as well.
     pub(crate) id: ModuleId,
     pub(crate) manifest: Arc<Manifest>,
-    pub(crate) generation: Generation,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) instance: u32,
     schedule: Option<Schedule>,
@@ -82,7 +81,6 @@ pub(crate) struct Offer {
     pub(crate) owner: Arc<str>,
     /// Where its modules stand in lists, among those of other files.
     pub(crate) place: u64,
-    pub(crate) generation: Generation,
     pub(crate) mailbox: Arc<Mailbox>,
     /// Number of the instance, role, manifest, effective schedule.
     pub(crate) modules: Vec<(u32, Role, Arc<Manifest>, Option<Schedule>)>,
@@ -225,9 +223,9 @@ impl Modules {
             .map(|(instance, role, manifest, schedule)| {
                 let id = ModuleId::from(manifest.id.as_str());
                 let enabled = ledger.enabled.entry((role, id.clone())).or_insert_with(|| Arc::new(true.into())).clone();
-                let (generation, mailbox) = (offer.generation, offer.mailbox.clone());
+                let mailbox = offer.mailbox.clone();
                 let ticking = Arc::default();
-                Arc::new(Route { role, id, manifest, generation, mailbox, instance, schedule, enabled, ticking })
+                Arc::new(Route { role, id, manifest, mailbox, instance, schedule, enabled, ticking })
             })
             .collect();
         let mut files = self.routes.load().files.clone();

@@ -128,12 +128,12 @@ impl Peers {
     ///
     /// # Errors
     /// Gives the candidate back, with the outbox of the one who is registered.
-    pub(crate) fn reconnect(&self, candidate: Candidate) -> Result<Link, (Candidate, Arc<Outbox>)> {
+    pub(crate) fn reconnect(&self, candidate: Candidate) -> Result<Link, Box<(Candidate, Arc<Outbox>)>> {
         let mut tables = self.tables.write();
         match tables.servers.get(&candidate.id).and_then(|entry| entry.primary.as_ref()) {
             Some(primary) => {
                 let outbox = primary.outbox.clone();
-                Err((candidate, outbox))
+                Err(Box::new((candidate, outbox)))
             }
             None => Ok(self.enter(&mut tables, candidate, true)),
         }
@@ -506,7 +506,7 @@ mod tests {
     fn a_reconnect_never_makes_a_slave() {
         let stage = Stage::new();
         let first = stage.register("chat-1", 1);
-        let (back, outbox) = stage.peers.reconnect(Stage::candidate("chat-1", 2, 2)).unwrap_err();
+        let (back, outbox) = *stage.peers.reconnect(Stage::candidate("chat-1", 2, 2)).unwrap_err();
         assert!(Arc::ptr_eq(&outbox, &first.outbox));
         stage.peers.leave(&first.link, Instant::now());
         assert!(stage.peers.reconnect(back).is_ok());

@@ -95,7 +95,7 @@ async fn plugin(peer: &mut Peer) -> Value {
 async fn next_generation(peer: &mut Peer, old: u64) -> u64 {
     let peer = tokio::sync::Mutex::new(peer);
     eventually("the next generation", RELOAD_WITHIN, || async {
-        let plugin = plugin(&mut *peer.lock().await).await;
+        let plugin = plugin(*peer.lock().await).await;
         plugin["generation"].as_u64().filter(|generation| *generation != old && plugin["state"] == "running")
     })
     .await

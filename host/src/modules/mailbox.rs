@@ -307,7 +307,6 @@ impl Post {
     pub(crate) fn kind(&self) -> u32 {
         match self {
             Post::Call { call, .. } => match call.source {
-                Source::Tick => kind::TICK,
                 Source::Server(_) => kind::MESSAGE,
                 Source::Client(_) => kind::CLIENT,
             },

@@ -92,12 +92,6 @@ impl Stage {
         }
     }
 
-    /// Where the copies are.
-    #[cfg(test)]
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Writes `file` under a name that no library of this process has had.
     ///
     /// # Errors
