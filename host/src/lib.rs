@@ -1,9 +1,21 @@
 //! Muster watches and commands fleets of servers.
 
+mod app;
+mod auth;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod daemon;
+pub mod demo;
 pub mod ids;
+mod link;
+mod master;
 mod modules;
+mod monitor;
+mod net;
+mod peers;
 mod plugin;
 mod session;
+mod store;
+mod values;
 mod wire;
-
-pub use plugin::preflight::child_main as preflight_child;

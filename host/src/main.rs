@@ -1,13 +1,13 @@
 //! The one binary.
 
-use std::path::Path;
+use std::process::ExitCode;
 
-fn main() {
-    // Hidden: how a daemon starts itself again in order to vet a plugin.
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|command| command == "preflight")
-        && let Some(path) = arguments.next()
-    {
-        muster::preflight_child(Path::new(&path));
+use clap::Parser;
+use muster::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => cli::run(cli),
+        Err(usage) => cli::usage(&usage),
     }
 }

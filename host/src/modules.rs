@@ -22,6 +22,7 @@ use crate::ids::{Generation, ModuleId};
 pub(crate) mod actor;
 pub(crate) mod call;
 pub(crate) mod calls;
+pub(crate) mod deliver;
 pub(crate) mod mailbox;
 pub(crate) mod schedule;
 pub(crate) mod services;

@@ -67,8 +67,3 @@ pub(crate) fn unknown_module(module: &str) -> String {
 pub(crate) fn disabled_module(module: &str) -> String {
     format!("module {module} is disable")
 }
-
-/// The original's text for a server that is not registered.
-pub(crate) fn unknown_server(id: &str) -> String {
-    format!("unknown server id:{id}")
-}

@@ -214,7 +214,7 @@ pub mod query {
     pub const INFO: u32 = 3;
     /// The setting `a`, or with an empty `a` an object of all.
     pub const SETTING: u32 = 4;
-    /// Monitor: the directory, an object id → info.
+    /// The directory, an object id → info; with `a` that of one type.
     pub const DIRECTORY: u32 = 5;
     /// The ids of the modules here, in their order.
     pub const MODULES: u32 = 6;

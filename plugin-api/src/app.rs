@@ -86,14 +86,10 @@ impl App {
 
     /// The servers of one type, from the directory.
     pub fn servers_by_type(&self, server_type: &str) -> BTreeMap<String, Body> {
-        #[derive(Deserialize)]
-        struct Typed {
-            #[serde(default, rename = "serverType")]
-            server_type: String,
+        if server_type.is_empty() {
+            return BTreeMap::new();
         }
-        let mut servers = self.servers();
-        servers.retain(|_, info| info.parse::<Typed>().is_ok_and(|typed| typed.server_type == server_type));
-        servers
+        self.0.query(query::DIRECTORY, server_type, "").parse().unwrap_or_default()
     }
 
     /// Adds a server to the directory; everybody here gets an event.

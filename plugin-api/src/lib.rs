@@ -95,3 +95,8 @@ pub mod __private {
         runtime::Export,
     };
 }
+
+/// The README's plugin is compiled, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
+use md5::{Digest, Md5};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{Topic, envelope::NotAMessage, frame::Frame};
@@ -117,6 +118,11 @@ pub(crate) fn client_hello(hello: &ClientHello) -> Bytes {
         Topic::Register,
         &json!({ "type": "client", "id": id, "username": username, "password": password, "md5": md5 }),
     )
+}
+
+/// The lower-case hex MD5 of a password, as clients send it.
+pub(crate) fn md5_hex(password: &str) -> String {
+    format!("{:x}", Md5::digest(password))
 }
 
 fn publish(topic: Topic, payload: &Value) -> Bytes {

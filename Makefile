@@ -1,0 +1,50 @@
+# Everything is built with one profile (release), so that tests and product share what is compiled.
+
+T := $(or $(CARGO_TARGET_DIR),target)
+PLUGINS := console watchdog time_report
+FIXTURES := $(filter-out bad_panic_abort,$(notdir $(wildcard tests/fixtures/*)))
+CARGO := cargo
+
+.PHONY: build fixtures peers test demo lint doc clean
+
+# The daemon and command line, and the plugins that come with it.
+build:
+	$(CARGO) build --release -p muster $(addprefix -p muster-,$(subst _,-,$(PLUGINS)))
+	@$(call install-plugins,$(PLUGINS),release/libmuster_,plugins)
+
+# Plugins that exist for the tests: good ones, faulty ones, and some that must be refused.
+fixtures:
+	$(CARGO) build --release $(addprefix -p muster-fixture-,$(subst _,-,$(FIXTURES)))
+	$(CARGO) build --profile panic-abort -p muster-fixture-bad-panic-abort
+	@$(call install-plugins,$(FIXTURES),release/lib,fixtures)
+	@$(call install-plugins,bad_panic_abort,panic-abort/lib,fixtures)
+
+# The original programs, as peers for the tests.
+peers:
+	tests/node/install.sh
+
+test: build fixtures peers
+	$(CARGO) test --release --workspace
+
+# A master, three monitors and the plugins in one terminal.
+demo: build
+	@$(T)/release/muster demo --plugins $(T)/plugins
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
+
+clean:
+	$(CARGO) clean
+
+# Puts libraries into place by renaming: a daemon may be watching the directory. One that did not change is left alone.
+define install-plugins
+mkdir -p $(T)/$(3); \
+for name in $(1); do \
+  cmp -s $(T)/$(2)$$name.so $(T)/$(3)/$$name.so || { \
+    cp $(T)/$(2)$$name.so $(T)/$(3)/.$$name.so.new && mv $(T)/$(3)/.$$name.so.new $(T)/$(3)/$$name.so; } || exit 1; \
+done
+endef

@@ -1,0 +1,71 @@
+//! The defaults, each with its reason. `muster.sample.toml` shows them all.
+
+use std::time::Duration;
+
+use super::Address;
+
+/// pomelo's own default.
+pub const ENV: &str = "development";
+
+/// pomelo's port, on this machine only: whoever opens it to a network should mean it.
+pub fn listen() -> Address {
+    Address::new("127.0.0.1", 3005)
+}
+
+/// The id of the master's own monitor when master.json does not tell: pomelo's templates have it.
+pub const MASTER_ID: &str = "master-server-1";
+
+/// A hello with a large `info` is some kB. Nobody may make the master hold more before it knows them.
+pub const PACKET_BEFORE_LOGIN: usize = 64 << 10;
+/// Settings and heap snapshots of some hundred kB are in use, with an order of magnitude to spare.
+pub const PACKET_AFTER_LOGIN: usize = 16 << 20;
+/// Real peers send CONNECT in the same moment; a slow link needs a second.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Real peers register right after CONNACK; a starting process may be busy for some seconds.
+pub const REGISTER_WITHIN: Duration = Duration::from_secs(10);
+/// A thousand servers behind one address may come back at once; more than that is an attack.
+pub const UNREGISTERED_PER_ADDRESS: usize = 1024;
+/// Two of the largest packets: a peer that has not read these will not read more.
+pub const OUTBOX: usize = 32 << 20;
+/// A peer that reads nothing at all for this long is stuck; a busy Node process pauses for a second or two.
+pub const WRITE_STALL: Duration = Duration::from_secs(10);
+/// Messages that may wait for a module: a second's worth at the rates that one master sees.
+pub const MAILBOX: usize = 1024;
+/// How long a connection is not read because a module's mailbox is full; then requests are answered *busy*.
+pub const MAILBOX_WAIT: Duration = Duration::from_secs(1);
+
+/// More than any module of pomelo needs (the console's list takes up to 10 s), and shorter than people wait.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
+/// A link that breaks is back within this time or the caller has given up anyhow.
+pub const REPUSH_WINDOW: Duration = Duration::from_secs(10);
+/// Unanswered requests kept per server: ten times what a console does in the window.
+pub const REMEMBERED: usize = 1024;
+
+/// The first four failed logins of an address and user cost nothing: people mistype.
+pub const SLOW_FROM: usize = 5;
+/// From then on answers are late, first by this: hardly felt by people, felt by programs that guess.
+pub const SLOW_FIRST: Duration = Duration::from_millis(250);
+/// Doubling up to this: never a lock-out, which would let anybody lock an administrator out.
+pub const SLOW_LONGEST: Duration = Duration::from_secs(5);
+
+/// The original's first wait.
+pub const RECONNECT_FIRST: Duration = crate::link::backoff::FIRST;
+/// The original's longest wait.
+pub const RECONNECT_LONGEST: Duration = crate::link::backoff::LONGEST;
+
+/// Twice the same content at this distance: nobody is writing any more.
+pub const SETTLE: Duration = Duration::from_millis(100);
+/// Vetting takes tens of ms; a constructor that loops must not hold the start for long.
+pub const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Deployments delete and create again; within this time it is a replacement.
+pub const GONE_AFTER: Duration = Duration::from_secs(2);
+/// How long calls of an old generation may take to end: most take ms, and the new one serves already.
+pub const DRAIN: Duration = Duration::from_secs(5);
+/// How long the old generation is kept warm beside the new one: faults of a new version show in its first calls.
+pub const PROBATION: Duration = Duration::from_secs(30);
+
+/// What operators want to read; modules may be quiet or loud by `muster=info,echo=debug`.
+pub const LOG_LEVEL: &str = "info";
+
+/// Shorter than what service managers wait before they kill.
+pub const GRACE: Duration = Duration::from_secs(5);

@@ -1,0 +1,435 @@
+//! Putting a daemon together, and taking it apart: the only file that knows every part.
+//!
+//! ```text
+//! configuration → store → registry → role(s) → plugins, all running or refused → listen → ready
+//! signal or order → stop accepting → modules finish and stop → sessions flush and close → exit
+//! ```
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use muster_plugin_api::{Event, Role};
+use serde_json::{Map, Value};
+use tokio::{
+    net::lookup_host,
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    app::{App, Identity},
+    auth::Auth,
+    config::{DaemonConfig, Faults, MasterConfig, MonitorConfig},
+    master::{Master, MasterServices},
+    modules::{Modules, services::Services},
+    monitor::{Monitor, MonitorServices},
+    net::{self, AddressLimits, Net},
+    peers::{Peers, Remembering},
+    plugin::{self, Supervisor, preflight::Checker},
+    session::Limits,
+    store::{Store, StoreError},
+};
+
+/// How often overdue requests to servers are looked for.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// How long the word that the daemon is ready waits for the master's own monitor. It is on this machine.
+const OWN_MONITOR_WITHIN: Duration = Duration::from_secs(5);
+
+/// A daemon could not start, or could not end in order.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration has faults.
+    #[error(transparent)]
+    Config(#[from] Faults),
+    /// Nobody can connect.
+    #[error(
+        "cannot listen on {address}; is another master running there? --listen takes HOST:PORT, port 0 asks for any"
+    )]
+    Listen {
+        /// As configured.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no place for state.
+    #[error(transparent)]
+    State(#[from] UnusableState),
+    /// There is no place for private copies of plugins.
+    #[error("no place for private copies of plugins below {path}; it has to be writable, and allow execution", path = .path.display())]
+    Stage {
+        /// Below which directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused something that a daemon needs.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A second signal came while the first was being obeyed.
+    #[error("ended at once by a second signal")]
+    Interrupted,
+}
+
+/// The state directory is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct UnusableState(StoreError);
+
+/// What the operator may change while the daemon runs.
+#[derive(Debug)]
+struct Changeable {
+    modules: ArcSwap<DaemonConfig>,
+}
+
+/// The signals that a daemon obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What a signal says.
+enum Order {
+    Stop,
+    Reread,
+}
+
+// === master ===
+
+/// Runs a master until it is told to stop. `ready` is called with the bound address, once connections are accepted.
+///
+/// # Errors
+/// When it cannot start, or was ended by a second signal.
+pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)) -> Result<(), DaemonError> {
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let daemon = &config.daemon;
+    // Bound first, so that a busy port is known at once; but nobody is let in before all plugins are ready.
+    let listener = bind(&config.listen.to_string()).await?;
+    let store = Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?;
+    let modules = Arc::new(Modules::new(&[plugin::MODULE]));
+    let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
+
+    let peers = Peers::new(
+        Remembering {
+            window: daemon.requests.repush_window,
+            per_server: daemon.requests.remembered,
+            deadline: daemon.requests.deadline,
+        },
+        {
+            let modules = modules.clone();
+            Box::new(move |event| modules.broadcast_event(Role::Master, event))
+        },
+    );
+    let address = listener.local_addr().map_err(system("find the address that was bound"))?;
+    let identity = own_identity(&config, address);
+    let fleet: Vec<Value> = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
+    let app = |role| {
+        let (settings, modules, stop) = (daemon.settings.clone(), modules.clone(), stop.clone());
+        App::new(role, identity.clone(), fleet.clone(), settings, modules, stop)
+    };
+    let master = Arc::new(Master::new(
+        peers,
+        Auth::new(daemon.fleet.users.clone(), daemon.fleet.tokens.clone(), config.auth.clone()),
+        store,
+        modules.clone(),
+        app(Role::Master),
+        limits(daemon),
+    ));
+    let own = Arc::new(Monitor::new(
+        app(Role::Monitor),
+        modules.clone(),
+        None,
+        daemon.limits.outbox,
+        daemon.requests.deadline,
+    ));
+
+    let roles: Vec<(Role, Arc<dyn Services>)> = vec![
+        (Role::Master, Arc::new(MasterServices(master.clone()))),
+        (Role::Monitor, Arc::new(MonitorServices(own.clone()))),
+    ];
+    let plugins = supervise(daemon, &changeable, roles, &modules)?;
+    master.show_plugins(plugins.status());
+    plugins.settled().await;
+
+    let net = Arc::new(Net::new(AddressLimits {
+        unregistered: daemon.limits.unregistered_per_address,
+        connections: daemon.limits.connections_per_address,
+    }));
+    let listener = net::listen(listener).map_err(|source| listen_error(&config.listen.to_string(), source))?;
+    let accepting = CancellationToken::new();
+    let accept = tokio::spawn(net.clone().accept(listener, master.clone(), accepting.clone()));
+    let sweep = tokio::spawn(sweep(master.clone()));
+    let monitoring = CancellationToken::new();
+    let mut registered = own.registered();
+    let own_task = tokio::spawn(own.run(loopback(address).to_string(), monitoring.clone()));
+    if timeout(OWN_MONITOR_WITHIN, registered.wait_for(|registered| *registered)).await.is_err() {
+        warn!("the master's own monitor has not registered yet; it goes on trying");
+    }
+    info!(%address, pid = std::process::id(), "master is ready");
+    ready(address);
+
+    loop {
+        match signals.next(&stop).await {
+            Order::Stop => break,
+            Order::Reread => match config.reread() {
+                Ok(new) => {
+                    let fleet = &new.daemon.fleet;
+                    master.auth.replace(fleet.users.clone(), fleet.tokens.clone(), new.auth.clone());
+                    changeable.modules.store(Arc::new(new.daemon.clone()));
+                    config = new;
+                    info!("configuration read again");
+                    plugins.rescan().await;
+                }
+                Err(faults) => error!(%faults, "the configuration has faults: the old one stays"),
+            },
+        }
+    }
+
+    let grace = config.daemon.shutdown.grace;
+    let end = async {
+        accepting.cancel();
+        join(accept).await;
+        modules.broadcast_event(Role::Master, &Event::Stopping);
+        modules.broadcast_event(Role::Monitor, &Event::Stopping);
+        report(&plugins.shutdown(grace).await);
+        monitoring.cancel();
+        join(own_task).await;
+        net.close().await;
+        sweep.abort();
+    };
+    end_within(grace, end, &mut signals, || {
+        let [dropped, unasked, overrun] = master.counts();
+        info!(sessions_left = net.open(), dropped, unasked, overrun, "master ends");
+    })
+    .await
+}
+
+/// What the master's own monitor says of itself. Its info has no `serverType`: so the others do not take it for a server
+/// of the fleet, as in the original.
+fn own_identity(config: &MasterConfig, address: SocketAddr) -> Identity {
+    let mut info = Map::new();
+    info.insert("id".into(), config.id.as_str().into());
+    info.insert("host".into(), loopback(address).ip().to_string().into());
+    info.insert("port".into(), address.port().into());
+    Identity {
+        id: config.id.as_str().to_owned(),
+        server_type: "master".to_owned(),
+        env: config.daemon.env.clone(),
+        info,
+    }
+}
+
+async fn sweep(master: Arc<Master>) {
+    let mut beat = interval(SWEEP);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        master.expire(Instant::now());
+    }
+}
+
+async fn bind(address: &str) -> Result<tokio::net::TcpSocket, DaemonError> {
+    let found = lookup_host(address).await.map_err(|source| listen_error(address, source))?;
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for candidate in found {
+        match net::bind(candidate) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(listen_error(address, last))
+}
+
+/// Where this machine reaches a listener.
+fn loopback(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+// === monitor ===
+
+/// Runs a monitor until it is told to stop. `ready` is called when its plugins are; the master may be away.
+///
+/// # Errors
+/// When it cannot start, or was ended by a second signal.
+pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let daemon = &config.daemon;
+    let modules = Arc::new(Modules::new(&[plugin::MODULE]));
+    let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
+    let identity = Identity {
+        id: config.id.as_str().to_owned(),
+        server_type: config.server_type.as_str().to_owned(),
+        env: daemon.env.clone(),
+        info: config.info.clone(),
+    };
+    let fleet = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
+    let app = App::new(Role::Monitor, identity, fleet, daemon.settings.clone(), modules.clone(), stop.clone());
+    let token = config.token.as_ref().map(|token| token.expose().to_owned());
+    let monitor = Arc::new(Monitor::new(app, modules.clone(), token, daemon.limits.outbox, daemon.requests.deadline));
+    let roles: Vec<(Role, Arc<dyn Services>)> = vec![(Role::Monitor, Arc::new(MonitorServices(monitor.clone())))];
+    let plugins = supervise(daemon, &changeable, roles, &modules)?;
+    plugins.settled().await;
+    let linking = CancellationToken::new();
+    let link = tokio::spawn(monitor.run(config.master.to_string(), linking.clone()));
+    info!(id = %config.id, master = %config.master, pid = std::process::id(), "monitor is ready");
+    ready();
+
+    loop {
+        match signals.next(&stop).await {
+            Order::Stop => break,
+            Order::Reread => match config.reread() {
+                Ok(new) => {
+                    changeable.modules.store(Arc::new(new.daemon.clone()));
+                    config = new;
+                    info!("configuration read again");
+                    plugins.rescan().await;
+                }
+                Err(faults) => error!(%faults, "the configuration has faults: the old one stays"),
+            },
+        }
+    }
+
+    let grace = config.daemon.shutdown.grace;
+    let end = async {
+        modules.broadcast_event(Role::Monitor, &Event::Stopping);
+        report(&plugins.shutdown(grace).await);
+        linking.cancel();
+        join(link).await;
+    };
+    end_within(grace, end, &mut signals, || info!("monitor ends")).await
+}
+
+// === both ===
+
+fn supervise(
+    daemon: &DaemonConfig,
+    changeable: &Arc<Changeable>,
+    roles: Vec<(Role, Arc<dyn Services>)>,
+    modules: &Arc<Modules>,
+) -> Result<Supervisor, DaemonError> {
+    // Without a state directory the copies go to the temporary one; both have to allow execution.
+    let stage = daemon.state_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let options = {
+        let changeable = changeable.clone();
+        move |file: &str, module: &str| changeable.options(file, module)
+    };
+    let settings = &daemon.plugins;
+    let config = plugin::Config {
+        directory: settings.dir.clone(),
+        checker: Checker { timeout: settings.preflight_timeout, ..Checker::default() },
+        settle: settings.settle,
+        gone: settings.gone_after,
+        drain: settings.drain,
+        roles,
+        options: Arc::new(options),
+        ..plugin::Config::new(stage.clone())
+    };
+    Supervisor::start(config, modules.clone()).map_err(|source| DaemonError::Stage { path: stage, source })
+}
+
+impl Changeable {
+    /// The options of a module: those of its file, overlaid by its own.
+    fn options(&self, file: &str, module: &str) -> Value {
+        let config = self.modules.load();
+        let mut options = config.plugins.options.get(file).cloned().unwrap_or_default();
+        options.extend(config.modules.get(module).cloned().unwrap_or_default());
+        Value::Object(options)
+    }
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, DaemonError> {
+        let listen = |kind| signal(kind).map_err(system("listen for signals"));
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self, stop: &CancellationToken) -> Order {
+        tokio::select! {
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.interrupt.recv() => Order::Stop,
+            () = stop.cancelled() => Order::Stop,
+            _ = self.hangup.recv() => Order::Reread,
+        }
+    }
+}
+
+/// Runs `end`; after the grace period, or at a second signal, the process ends all the same.
+async fn end_within(
+    grace: Duration,
+    end: impl Future<Output = ()>,
+    signals: &mut Signals,
+    last: impl FnOnce(),
+) -> Result<(), DaemonError> {
+    info!(?grace, "stopping");
+    let never = CancellationToken::new();
+    tokio::select! {
+        ended = timeout(grace, end) => {
+            if ended.is_err() {
+                warn!("the grace period is over: what is left is cut off");
+            }
+            last();
+            Ok(())
+        }
+        () = async { while let Order::Reread = signals.next(&never).await {} } => Err(DaemonError::Interrupted),
+    }
+}
+
+fn report(left: &[String]) {
+    for what in left {
+        warn!(what, "not ended in time");
+    }
+}
+
+async fn join(task: tokio::task::JoinHandle<()>) {
+    if let Err(error) = task.await
+        && error.is_panic()
+    {
+        error!(%error, "a part of the daemon panicked");
+    }
+}
+
+fn limits(daemon: &DaemonConfig) -> Limits {
+    let limits = &daemon.limits;
+    Limits {
+        packet_before_login: limits.packet_before_login,
+        packet_after_login: limits.packet_after_login,
+        connect_within: limits.connect_within,
+        register_within: limits.register_within,
+        outbox: limits.outbox,
+        write_stall: limits.write_stall,
+    }
+}
+
+fn listen_error(address: &str, source: io::Error) -> DaemonError {
+    DaemonError::Listen { address: address.to_owned(), source }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+    move |source| DaemonError::System { what, source }
+}

@@ -1,0 +1,200 @@
+//! The master: lets peers in, gives their messages to modules, and theirs to peers.
+
+mod admit;
+mod commands;
+mod services;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use muster_plugin_api::Role;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tracing::debug;
+
+pub(crate) use self::{admit::Admission, services::MasterServices};
+use crate::{
+    app::App,
+    auth::Auth,
+    modules::{
+        Modules,
+        call::{Call, ClientIdentity, Responder, Source},
+        deliver::{self, Blocked},
+    },
+    peers::{Link, Peers},
+    plugin::status::FileStatus,
+    session::{Limits, Reply, outbox::Outbox},
+    store::Store,
+    wire::{
+        Topic,
+        envelope::{self, Envelope, ReqId},
+    },
+};
+
+/// What a session belongs to.
+#[derive(Debug, Clone)]
+pub(crate) enum Identity {
+    Nobody,
+    Monitor(Link),
+    Client(Arc<ClientIdentity>),
+}
+
+/// All that the sessions share.
+#[derive(Debug)]
+pub(crate) struct Master {
+    pub(crate) peers: Peers,
+    pub(crate) auth: Auth,
+    pub(crate) store: Store,
+    pub(crate) modules: Arc<Modules>,
+    plugins: OnceLock<Published>,
+    pub(crate) app: App,
+    limits: Limits,
+    counters: Counters,
+}
+
+/// What is known of the plugins at this moment.
+type Published = watch::Receiver<Arc<[FileStatus]>>;
+
+/// What went wrong, counted.
+#[derive(Debug, Default)]
+struct Counters {
+    /// Payloads that were no messages.
+    dropped: AtomicU64,
+    /// Answers that nobody waited for (any more).
+    unasked: AtomicU64,
+}
+
+impl Master {
+    pub(crate) fn new(
+        peers: Peers,
+        auth: Auth,
+        store: Store,
+        modules: Arc<Modules>,
+        app: App,
+        limits: Limits,
+    ) -> Master {
+        Master { peers, auth, store, modules, plugins: OnceLock::new(), app, limits, counters: Counters::default() }
+    }
+
+    /// Shows this status to those who ask for the list of plugins. The plugins come after the master that they serve.
+    pub(crate) fn show_plugins(&self, status: Published) {
+        if self.plugins.set(status).is_err() {
+            tracing::error!("the status of the plugins is published already");
+        }
+    }
+
+    /// What is known of the plugins, for people and programs.
+    fn plugins(&self) -> Value {
+        let files = self.plugins.get().map(|status| status.borrow().clone());
+        let files: Vec<Value> = files.iter().flat_map(|files| files.iter()).map(FileStatus::to_json).collect();
+        json!({ "plugins": files })
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Takes a message of a registered peer. Returns what found no room.
+    pub(crate) fn receive<'a>(&'a self, from: &Identity, outbox: &Arc<Outbox>, payload: &[u8]) -> Option<Blocked<'a>> {
+        let mut scratch = String::new();
+        let Ok(envelope) = envelope::read(payload, &mut scratch) else {
+            self.count_dropped();
+            return None;
+        };
+        match (from, envelope) {
+            (_, Envelope::Request { id, module, body }) => self.route(from, outbox, Some(id), &module, body),
+            (_, Envelope::Notify { module, body }) => self.route(from, outbox, None, &module, body),
+            (Identity::Monitor(link), Envelope::Response { id, error, body }) => {
+                match link.pending.take(id) {
+                    Some(waiter) => waiter.answer(error.as_bytes(), body.as_bytes()),
+                    None => drop(self.counters.unasked.fetch_add(1, Ordering::Relaxed)),
+                }
+                None
+            }
+            (Identity::Client(client), Envelope::Command { id, command, module, body }) => {
+                let reply = id.map(|id| Reply::new(outbox.clone(), Topic::Client, id));
+                self.command(client, reply, &command, &module, body);
+                None
+            }
+            // A monitor commands nobody; a client is asked nothing.
+            (_, Envelope::Command { .. } | Envelope::Response { .. }) => {
+                self.counters.unasked.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    fn route<'a>(
+        &'a self,
+        from: &Identity,
+        outbox: &Arc<Outbox>,
+        id: Option<ReqId>,
+        module: &str,
+        body: &str,
+    ) -> Option<Blocked<'a>> {
+        let (source, topic) = match from {
+            Identity::Monitor(link) => (Source::Server(link.identity.clone()), Topic::Monitor),
+            Identity::Client(client) => {
+                // Asked for by the host itself, not by a module.
+                if module == crate::plugin::MODULE {
+                    if let Some(id) = id {
+                        self.list_plugins(Reply::new(outbox.clone(), Topic::Client, id), body);
+                    }
+                    return None;
+                }
+                (Source::Client(client.clone()), Topic::Client)
+            }
+            Identity::Nobody => return None,
+        };
+        let call = Call {
+            source,
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            deadline: self.modules.deadline(Role::Master, module),
+            responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), topic, id))),
+        };
+        self.modules.deliver(Role::Master, module, call)
+    }
+
+    /// Takes note that a connection is gone.
+    pub(crate) fn leave(&self, identity: &Identity) {
+        match identity {
+            Identity::Nobody => {}
+            Identity::Monitor(link) => self.peers.leave(link, Instant::now()),
+            Identity::Client(client) => self.peers.log_out(client),
+        }
+    }
+
+    /// Ends what is overdue. Called a few times a second.
+    pub(crate) fn expire(&self, now: Instant) {
+        self.peers.expire(now);
+    }
+
+    /// Counts a payload that was no message.
+    pub(crate) fn count_dropped(&self) {
+        self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+        debug!("a payload that is no message was dropped");
+    }
+
+    /// Counts of what went wrong: payloads dropped, answers nobody waited for, notifies that found no room.
+    pub(crate) fn counts(&self) -> [u64; 3] {
+        let Counters { dropped, unasked } = &self.counters;
+        [dropped.load(Ordering::Relaxed), unasked.load(Ordering::Relaxed), deliver::overrun()]
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Nobody => f.write_str("unregistered"),
+            Identity::Monitor(link) => write!(f, "monitor {}", link.identity.id),
+            Identity::Client(client) => write!(f, "client {} ({})", client.id, client.user),
+        }
+    }
+}

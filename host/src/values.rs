@@ -1,0 +1,79 @@
+//! What modules store: per module, key → JSON. Belongs to the host, so it outlives the generations of a plugin.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::{ids::ModuleId, wire};
+
+/// The values of all modules of one role.
+#[derive(Debug, Default)]
+pub(crate) struct Values(Mutex<HashMap<ModuleId, BTreeMap<String, Bytes>>>);
+
+impl Values {
+    /// Stores JSON text; an absent one is stored as `null`.
+    pub(crate) fn put(&self, module: &ModuleId, key: &str, json: &[u8]) {
+        let json = if json.is_empty() { Bytes::from_static(b"null") } else { Bytes::copy_from_slice(json) };
+        let mut values = self.0.lock();
+        let values = values.entry(module.clone()).or_default();
+        match values.get_mut(key) {
+            Some(value) => *value = json,
+            None => drop(values.insert(key.to_owned(), json)),
+        }
+    }
+
+    /// The JSON text of one value.
+    pub(crate) fn get(&self, module: &ModuleId, key: &str) -> Option<Bytes> {
+        self.0.lock().get(module)?.get(key).cloned()
+    }
+
+    /// Removes one value; false if there was none.
+    pub(crate) fn remove(&self, module: &ModuleId, key: &str) -> bool {
+        let mut values = self.0.lock();
+        let Some(of_module) = values.get_mut(module) else { return false };
+        let removed = of_module.remove(key).is_some();
+        if of_module.is_empty() {
+            values.remove(module);
+        }
+        removed
+    }
+
+    /// All values of a module as one JSON object; `None` if nothing is stored.
+    pub(crate) fn entries(&self, module: &ModuleId) -> Option<Vec<u8>> {
+        let values = self.0.lock();
+        let values = values.get(module)?;
+        let size = values.iter().map(|(key, value)| key.len() + value.len() + 4).sum::<usize>();
+        let mut json = Vec::with_capacity(size + 2);
+        json.push(b'{');
+        for (key, value) in values {
+            if json.len() > 1 {
+                json.push(b',');
+            }
+            json.extend_from_slice(wire::json_text(key).as_bytes());
+            json.push(b':');
+            json.extend_from_slice(value);
+        }
+        json.push(b'}');
+        Some(json)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_kept_per_module_and_key() {
+        let values = Values::default();
+        let (time, load) = (ModuleId::from("time"), ModuleId::from("load"));
+        values.put(&time, "b", b"1");
+        values.put(&time, "a\"", b"{\"x\":2}");
+        values.put(&load, "b", b"");
+        assert_eq!(values.get(&time, "b").as_deref(), Some(&b"1"[..]));
+        assert_eq!(values.entries(&time).unwrap(), br#"{"a\"":{"x":2},"b":1}"#);
+        assert_eq!(values.entries(&load).unwrap(), br#"{"b":null}"#);
+        assert!(values.remove(&load, "b") && !values.remove(&load, "b"));
+        assert_eq!(values.entries(&load), None);
+    }
+}

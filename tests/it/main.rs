@@ -1,0 +1,14 @@
+//! The tests that run real processes. Kit first: `oracle` holds it against the original programs; the others hold
+//! the product against the kit and against the originals.
+
+#![allow(missing_docs, reason = "a test's name is its sentence")]
+
+mod application;
+mod conformance;
+mod conformance_client;
+mod conformance_monitor;
+mod hostile;
+mod impostors;
+mod node_peers;
+mod oracle;
+mod reload;

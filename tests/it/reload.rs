@@ -1,0 +1,186 @@
+//! Replacing a plugin while it is used: nothing lost, nothing doubled, nothing left behind.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use muster_tests::{
+    daemon::{Daemon, Setup, plugin_file},
+    deadline::eventually,
+    peer::Peer,
+};
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
+
+/// Clients, and how often each asks: 200 requests a second in all.
+const CLIENTS: u64 = 4;
+const EVERY: Duration = Duration::from_millis(20);
+
+/// A reload takes a fraction of a second; a busy machine may need more.
+const RELOAD_WITHIN: Duration = Duration::from_secs(20);
+
+/// The file that is replaced, and its two contents.
+struct Versioned {
+    file: PathBuf,
+    contents: [Vec<u8>; 2],
+    links: tempfile::TempDir,
+    installed: usize,
+}
+
+/// How a file comes to have another content.
+#[derive(Clone, Copy)]
+enum Way {
+    Rename,
+    InPlace,
+    Symlink,
+}
+
+impl Versioned {
+    fn new(directory: &Path) -> Versioned {
+        let content = |name| fs::read(plugin_file(name)).expect("the fixture is built");
+        Versioned {
+            file: directory.join("versioned.so"),
+            contents: [content("versioned_v1"), content("versioned_v2")],
+            links: tempfile::tempdir().expect("a temporary directory"),
+            installed: 0,
+        }
+    }
+
+    /// Puts the other version into place; returns its number.
+    fn replace(&mut self, way: Way) -> u64 {
+        let content = &self.contents[self.installed % 2];
+        let version = self.installed as u64 % 2 + 1;
+        self.installed += 1;
+        let beside = self.file.with_extension("new");
+        match way {
+            Way::Rename => {
+                fs::write(&beside, content).expect("a file beside it");
+                fs::rename(&beside, &self.file).expect("a rename");
+            }
+            Way::InPlace => {
+                // What a symlink leads to stays as it is; a plain `cp` would write through it.
+                if self.file.is_symlink() {
+                    fs::remove_file(&self.file).expect("the link is removed");
+                }
+                fs::write(&self.file, content).expect("an overwrite");
+            }
+            Way::Symlink => {
+                let target = self.links.path().join(format!("versioned-{}.so", self.installed));
+                fs::write(&target, content).expect("a target");
+                std::os::unix::fs::symlink(&target, &beside).expect("a link");
+                fs::rename(&beside, &self.file).expect("a swap");
+            }
+        }
+        version
+    }
+}
+
+async fn master(settings: &[(&str, &str)]) -> (Daemon, SocketAddr) {
+    let setup = settings.iter().fold(Setup::master().plugins(&[]), |setup, (key, value)| setup.set(key, value));
+    let master = setup.start().await;
+    let address = master.address();
+    (master, address)
+}
+
+/// What the master tells of the one plugin.
+async fn plugin(peer: &mut Peer) -> Value {
+    let answer = peer.request("__plugins__", json!({ "action": "list" })).await;
+    answer["body"]["plugins"][0].clone()
+}
+
+/// Waits until another generation than `old` serves; returns its number.
+async fn next_generation(peer: &mut Peer, old: u64) -> u64 {
+    let peer = tokio::sync::Mutex::new(peer);
+    eventually("the next generation", RELOAD_WITHIN, || async {
+        let plugin = plugin(&mut *peer.lock().await).await;
+        plugin["generation"].as_u64().filter(|generation| *generation != old && plugin["state"] == "running")
+    })
+    .await
+}
+
+/// Asks until told to stop; returns the versions that answered, in the order of the questions.
+fn ask(address: SocketAddr, client: u64, stop: watch::Receiver<bool>) -> JoinHandle<Vec<u64>> {
+    tokio::spawn(async move {
+        let mut peer = Peer::admin(address, &format!("asker-{client}")).await;
+        let mut beat = tokio::time::interval(EVERY);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut versions = Vec::new();
+        while !*stop.borrow() {
+            beat.tick().await;
+            let n = versions.len() as u64;
+            // Some are under way for longer than a switch takes.
+            let answer = peer.request("versioned", json!({ "n": n, "delay_ms": (n + client) % 4 * 10 })).await;
+            assert_eq!(answer["error"], Value::Null, "request {n}");
+            assert_eq!(answer["body"]["n"], n);
+            versions.push(answer["body"]["version"].as_u64().expect("a version"));
+        }
+        assert!(peer.settle().await, "the link lives");
+        assert!(peer.inbox().is_empty(), "answered twice: {:?}", peer.inbox());
+        versions
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_is_replaced_fifty_times_under_traffic_and_no_request_notices() {
+    const REPLACEMENTS: usize = 50;
+    let (master, address) = master(&[]).await;
+    let mut versioned = Versioned::new(master.plugin_dir());
+    versioned.replace(Way::Rename);
+    let mut observer = Peer::admin(address, "observer").await;
+    let mut generation = next_generation(&mut observer, 0).await;
+    let (stop, stopped) = watch::channel(false);
+    let askers: Vec<_> = (0..CLIENTS).map(|client| ask(address, client, stopped.clone())).collect();
+
+    for round in 0..REPLACEMENTS {
+        let version = versioned.replace([Way::Rename, Way::InPlace, Way::Symlink][round % 3]);
+        generation = next_generation(&mut observer, generation).await;
+        // Nobody replaces it now: every answer is the new one's.
+        let answer = observer.request("versioned", json!({ "n": round })).await;
+        assert_eq!(answer["body"], json!({ "version": version, "n": round }), "in round {round}");
+    }
+    stop.send_replace(true);
+    for asker in askers {
+        let versions = asker.await.expect("an asker");
+        let switches = versions.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert_eq!(switches, REPLACEMENTS, "one generation after the other: {versions:?}");
+    }
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_reloads_leave_nothing_behind() {
+    let (master, address) = master(&[("plugins.settle", "5ms")]).await;
+    let mut versioned = Versioned::new(master.plugin_dir());
+    let mut observer = Peer::admin(address, "observer").await;
+    let mut generation = 0;
+    let mut at_hundred = 0;
+    for reload in 0..=1000 {
+        versioned.replace(Way::Rename);
+        generation = next_generation(&mut observer, generation).await;
+        if reload == 100 {
+            at_hundred = master.rss_kib();
+        }
+    }
+    let observer = tokio::sync::Mutex::new(observer);
+    let last = eventually("the end of the last old generation", RELOAD_WITHIN, || async {
+        let plugin = plugin(&mut *observer.lock().await).await;
+        (plugin["draining"] == json!([])).then_some(plugin)
+    })
+    .await;
+    assert_eq!(last["stillMapped"], json!([]));
+    let mapped = fs::read_to_string(format!("/proc/{}/maps", master.pid())).expect("the maps");
+    let mut mapped: Vec<&str> = mapped
+        .lines()
+        .filter(|line| line.contains("versioned-"))
+        .filter_map(|line| line.split_whitespace().last())
+        .collect();
+    mapped.dedup();
+    assert_eq!(mapped.len(), 1, "only the generation that serves: {mapped:?}");
+    let at_end = master.rss_kib();
+    let growth = at_end as f64 / at_hundred as f64 - 1.0;
+    assert!(growth < 0.05, "{at_hundred} KiB after 100 reloads, {at_end} KiB after 1,000");
+    master.shutdown().await;
+}
