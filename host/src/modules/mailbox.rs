@@ -328,7 +328,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::modules::call::{OwnedOutcome, Responder};
+    use crate::{
+        ids::ConnId,
+        modules::call::{ClientIdentity, OwnedOutcome, Responder},
+    };
 
     fn mailbox() -> Arc<Mailbox> {
         Arc::new(Mailbox::new(Arc::new(Calls::new(Arc::new([])))))
@@ -336,7 +339,9 @@ mod tests {
 
     fn notify() -> Call {
         let deadline = Instant::now() + Duration::from_secs(15);
-        Call { source: Source::Tick, body: Bytes::from_static(b"1"), deadline, responder: None }
+        let client = ClientIdentity { connection: ConnId(1), id: "c-1".into(), user: "admin".to_owned(), level: 1 };
+        let source = Source::Client(Arc::new(client));
+        Call { source, body: Bytes::from_static(b"1"), deadline, responder: None }
     }
 
     fn fill(mailbox: &Mailbox) {

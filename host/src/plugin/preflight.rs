@@ -19,7 +19,7 @@ use super::{elf, refusal::Refusal};
 
 mod child;
 
-pub use child::child_main;
+pub(crate) use child::child_main;
 
 /// A manifest is a few hundred bytes, the long text about a layout some 20 KB.
 const LONGEST_REPORT: u64 = 1024 * 1024;

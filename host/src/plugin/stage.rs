@@ -62,12 +62,6 @@ impl Stage {
         }
     }
 
-    /// Where the copies are.
-    #[cfg(test)]
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Writes `file` under a name that no library of this process has had.
     ///
     /// # Errors
@@ -129,11 +123,11 @@ mod tests {
         let first = Stage::create(parent.path()).unwrap();
         assert!(!dead.exists() && other.exists());
         let second = Stage::create(parent.path()).unwrap();
-        assert!(first.path().exists(), "still held");
-        assert_ne!(first.path(), second.path());
-        let path = first.path().to_owned();
+        assert!(first.path.exists(), "still held");
+        assert_ne!(first.path, second.path);
+        let path = first.path.to_owned();
         drop(first);
-        assert!(!path.exists() && second.path().exists());
+        assert!(!path.exists() && second.path.exists());
     }
 
     #[test]
@@ -141,6 +135,6 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let parent = tempfile::tempdir().unwrap();
         let stage = Stage::create(parent.path()).unwrap();
-        assert_eq!(fs::metadata(stage.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(&stage.path).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

@@ -27,7 +27,7 @@ const PROCESSOR_SECONDS: u64 = 5;
 /// The whole life of a preflight child: vets the library at `path`, and ends the process.
 ///
 /// For the hidden command `preflight PATH`; the report goes to the socket that is standard input.
-pub fn child_main(path: &Path) -> ! {
+pub(crate) fn child_main(path: &Path) -> ! {
     // Its own descriptor, out of the way of what the candidate may do with the first three.
     let report = std::io::stdin().as_fd().try_clone_to_owned().map(File::from);
     let line = serde_json::to_string(&confine().map_err(Refused::from).and_then(|()| vet(path)));
