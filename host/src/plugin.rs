@@ -18,10 +18,12 @@ pub(crate) mod library;
 mod lifecycle;
 pub(crate) mod preflight;
 pub(crate) mod refusal;
+mod settle;
 mod stage;
 pub(crate) mod status;
 mod supervisor;
 pub(crate) mod unload;
+mod vet;
 mod watch;
 
 pub(crate) use preflight::Checker;

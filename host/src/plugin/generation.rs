@@ -14,7 +14,7 @@ use super::{
     elf::Facts,
     preflight::Refused,
     refusal::Refusal,
-    stage::ContentHash,
+    settle::ContentHash,
     status::Serving,
     unload::{Leftover, unload},
 };

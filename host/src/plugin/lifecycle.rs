@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::{preflight::Refused, stage::ContentHash, watch::Fingerprint};
+use super::{preflight::Refused, settle::ContentHash, watch::Fingerprint};
 
 /// Where a file is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -71,8 +71,16 @@ pub(crate) struct Life {
     gone_since: Option<Instant>,
     attempt: Option<Attempt>,
     serving: Option<ContentHash>,
-    unloading: bool,
+    unloading: Option<Unloading>,
     refused: Option<(Option<ContentHash>, Refused)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unloading {
+    /// Its file is gone: what comes back is a new one.
+    Gone,
+    /// It had to give way: its content has been judged.
+    Displaced,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +101,7 @@ impl Life {
             gone_since: None,
             attempt: None,
             serving: None,
-            unloading: false,
+            unloading: None,
             refused: None,
         }
     }
@@ -120,14 +128,14 @@ impl Life {
 
     /// Whether nothing is under way, so that it will stay as it is.
     pub(crate) fn is_settled(&self) -> bool {
-        self.attempt.is_none() && !self.unloading && (self.judged.is_some() || self.gone_since.is_some())
+        self.attempt.is_none() && self.unloading.is_none() && (self.judged.is_some() || self.gone_since.is_some())
     }
 
     /// Somebody looked at the file. `None`: it is not there.
     pub(crate) fn look(&mut self, look: Option<Fingerprint>, now: Instant, gone_after: Duration) -> Option<Order> {
         let Some(fingerprint) = look else { return self.miss(now, gone_after) };
         self.gone_since = None;
-        if self.attempt.is_some() || self.unloading || self.judged == Some(fingerprint) {
+        if self.attempt.is_some() || self.unloading.is_some() || self.judged == Some(fingerprint) {
             return None;
         }
         self.attempt = Some(Attempt::Vetting);
@@ -136,21 +144,21 @@ impl Life {
 
     fn miss(&mut self, now: Instant, gone_after: Duration) -> Option<Order> {
         let since = *self.gone_since.get_or_insert(now);
-        if self.attempt.is_some() || self.unloading || now.saturating_duration_since(since) < gone_after {
+        if self.attempt.is_some() || self.unloading.is_some() || now.saturating_duration_since(since) < gone_after {
             return None;
         }
         if self.serving.is_none() {
             self.refused = None;
             return Some(Order::Forget);
         }
-        self.unloading = true;
+        self.unloading = Some(Unloading::Gone);
         Some(Order::Unload)
     }
 
     /// When somebody should look again, if the file stays away.
     pub(crate) fn gone_at(&self, gone_after: Duration) -> Option<Instant> {
         self.gone_since
-            .filter(|_| !self.unloading && self.attempt.is_none() && self.state != State::Retired)
+            .filter(|_| self.unloading.is_none() && self.attempt.is_none() && self.state != State::Retired)
             .map(|since| since + gone_after)
     }
 
@@ -207,15 +215,13 @@ impl Life {
     /// What ran has to go, for a reason that is not the file's disappearance.
     pub(crate) fn displaced(&mut self, refused: Refused) {
         self.refused = Some((self.serving, refused));
-        self.unloading = true;
+        self.unloading = Some(Unloading::Displaced);
     }
 
     /// What ran is gone.
     pub(crate) fn retired(&mut self) {
-        self.unloading = false;
         self.serving = None;
-        if self.gone_since.is_some() {
-            // If it comes back, it is a new file.
+        if self.unloading.take() == Some(Unloading::Gone) {
             self.judged = None;
             self.refused = None;
         }
@@ -224,7 +230,7 @@ impl Life {
     /// Brings the published state up to date.
     pub(crate) fn refresh(&mut self, now: SystemTime) {
         let state = match (self.attempt, self.serving) {
-            _ if self.unloading => State::Draining,
+            _ if self.unloading.is_some() => State::Draining,
             (_, Some(_)) => State::Running,
             (Some(Attempt::Starting { created: true }), None) => State::Loaded,
             (Some(Attempt::Starting { created: false }), None) => State::Checked,
@@ -238,5 +244,164 @@ impl Life {
         if state != self.state {
             (self.state, self.since) = (state, now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::refusal::Refusal;
+
+    const GONE: Duration = Duration::from_secs(2);
+
+    /// A file in the hands of a supervisor that does as it is told.
+    struct Case {
+        life: Life,
+        begin: Instant,
+        wall: SystemTime,
+    }
+
+    impl Case {
+        fn new() -> Case {
+            let wall = SystemTime::UNIX_EPOCH;
+            Case { life: Life::new(wall), begin: Instant::now(), wall }
+        }
+
+        fn look(&mut self, look: Option<Fingerprint>, at: u64) -> Option<Order> {
+            self.life.look(look, self.begin + Duration::from_millis(at), GONE)
+        }
+
+        #[track_caller]
+        fn is(&mut self, state: State) {
+            self.wall += Duration::from_secs(1);
+            self.life.refresh(self.wall);
+            assert_eq!(self.life.state().0, state);
+        }
+
+        /// Through all steps, to a generation that runs.
+        fn run(&mut self, look: u8) {
+            assert_eq!(self.look(Some(fingerprint(look)), 0), Some(Order::Vet));
+            self.life.vetted(Verdict::Passed(fingerprint(look)));
+            self.life.created();
+            self.life.started(hash(look));
+            self.is(State::Running);
+        }
+    }
+
+    fn fingerprint(size: u8) -> Fingerprint {
+        Fingerprint::of_size(size.into())
+    }
+
+    fn hash(content: u8) -> ContentHash {
+        ContentHash::of(&[content])
+    }
+
+    fn refused() -> Refused {
+        Refusal::NoModuleSymbol.into()
+    }
+
+    #[test]
+    fn a_good_file_goes_through_all_states() {
+        let mut case = Case::new();
+        assert_eq!(case.look(Some(fingerprint(1)), 0), Some(Order::Vet));
+        case.is(State::Seen);
+        case.life.vetted(Verdict::Passed(fingerprint(1)));
+        case.is(State::Checked);
+        case.life.created();
+        case.is(State::Loaded);
+        case.life.started(hash(1));
+        case.is(State::Running);
+        assert_eq!(case.look(None, 0), None);
+        case.is(State::Running);
+        assert_eq!(case.look(None, 2_000), Some(Order::Unload));
+        case.is(State::Draining);
+        case.life.retired();
+        case.is(State::Retired);
+        assert_eq!(case.look(None, 2_001), Some(Order::Forget));
+    }
+
+    #[test]
+    fn one_attempt_is_made_at_a_time_and_the_newest_look_gets_the_next() {
+        let mut case = Case::new();
+        assert_eq!(case.look(Some(fingerprint(1)), 0), Some(Order::Vet));
+        assert_eq!(case.look(Some(fingerprint(2)), 1), None, "one is under way");
+        case.life.vetted(Verdict::Passed(fingerprint(1)));
+        assert_eq!(case.look(Some(fingerprint(2)), 2), None, "and still is");
+        case.life.started(hash(1));
+        assert_eq!(case.look(Some(fingerprint(2)), 3), Some(Order::Vet));
+    }
+
+    #[test]
+    fn a_refused_replacement_changes_nothing_but_the_reason() {
+        let mut case = Case::new();
+        case.run(1);
+        let since = case.life.state().1;
+        case.look(Some(fingerprint(2)), 1);
+        case.life.vetted(Verdict::Refused(fingerprint(2), Some(hash(2)), refused()));
+        case.is(State::Running);
+        assert_eq!(case.life.state().1, since, "it has run all the time");
+        assert_eq!(case.life.refusal(), Some(&refused()));
+        assert_eq!(case.look(Some(fingerprint(2)), 2), None, "it was judged");
+        case.look(Some(fingerprint(3)), 3);
+        case.life.vetted(Verdict::Unchanged(fingerprint(3)));
+        assert_eq!(case.life.refusal(), None, "what runs is what is there again");
+    }
+
+    #[test]
+    fn what_fails_to_start_is_refused_and_what_ran_goes_on() {
+        let mut case = Case::new();
+        case.run(1);
+        case.look(Some(fingerprint(2)), 1);
+        case.life.vetted(Verdict::Passed(fingerprint(2)));
+        case.life.failed(hash(2), refused());
+        case.is(State::Running);
+        assert_eq!((case.life.serving(), case.life.refused_content()), (Some(hash(1)), Some(hash(2))));
+    }
+
+    #[test]
+    fn a_file_that_comes_back_in_time_was_never_away() {
+        let mut case = Case::new();
+        case.run(1);
+        assert_eq!(case.look(None, 0), None);
+        assert_eq!(case.look(None, 1_999), None);
+        assert_eq!(case.look(Some(fingerprint(1)), 1_999), None, "not even looked into");
+        assert_eq!(case.look(None, 2_500), None, "the time counts from the last disappearance");
+        assert_eq!(case.life.gone_at(GONE), Some(case.begin + Duration::from_millis(4_500)));
+    }
+
+    #[test]
+    fn a_file_that_comes_back_while_it_drains_is_a_new_one() {
+        let mut case = Case::new();
+        case.run(1);
+        case.look(None, 0);
+        assert_eq!(case.look(None, 2_000), Some(Order::Unload));
+        assert_eq!(case.look(Some(fingerprint(1)), 2_001), None, "not before the old one is gone");
+        case.life.retired();
+        assert_eq!(case.look(Some(fingerprint(1)), 2_002), Some(Order::Vet));
+    }
+
+    #[test]
+    fn an_order_to_rescan_judges_anew_what_was_refused() {
+        let mut case = Case::new();
+        case.look(Some(fingerprint(1)), 0);
+        case.life.vetted(Verdict::Refused(fingerprint(1), Some(hash(1)), refused()));
+        case.is(State::Refused);
+        assert_eq!(case.look(Some(fingerprint(1)), 1), None);
+        case.life.reconsider();
+        assert_eq!(case.life.refused_content(), None);
+        assert_eq!(case.look(Some(fingerprint(1)), 2), Some(Order::Vet));
+        case.is(State::Refused);
+    }
+
+    #[test]
+    fn a_file_that_had_to_give_way_is_refused_once_it_is_unloaded() {
+        let mut case = Case::new();
+        case.run(1);
+        case.life.displaced(refused());
+        case.is(State::Draining);
+        assert!(!case.life.is_settled());
+        case.life.retired();
+        case.is(State::Refused);
+        assert!(case.life.is_settled());
     }
 }

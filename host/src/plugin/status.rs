@@ -8,7 +8,7 @@ use std::{
 use muster_plugin_api::PluginManifest;
 use serde_json::{Value, json};
 
-use super::{lifecycle::State, preflight::Refused, stage::ContentHash};
+use super::{lifecycle::State, preflight::Refused, settle::ContentHash};
 use crate::{
     ids::Generation,
     modules::{actor::Presence, calls::Figures},

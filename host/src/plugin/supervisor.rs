@@ -4,15 +4,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch as published},
+    sync::{mpsc, oneshot, watch as published},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -23,9 +20,10 @@ use super::{
     lifecycle::{Life, Order, Verdict},
     preflight::Refused,
     refusal::Refusal,
-    stage::{self, ContentHash, Stage, Unfit},
+    settle::ContentHash,
     status::{FileStatus, StillMapped},
     unload::Leftover,
+    vet::{Vetter, remove_copy},
     watch::{self, Hints},
 };
 use crate::{
@@ -33,8 +31,6 @@ use crate::{
     modules::{Modules, schedule},
 };
 
-/// How many children vet at a time: one that loops holds a place for [`PREFLIGHT_TIMEOUT`](super::PREFLIGHT_TIMEOUT).
-const PREFLIGHTS_AT_ONCE: usize = 16;
 /// The longest that [`Supervisor::settled`](super::Supervisor::settled) waits, for a copy that is still under way when the daemon starts.
 const PATIENCE_AT_START: Duration = Duration::from_secs(15);
 /// Reports of steps on their way to the supervisor; it does nothing that takes time, so they do not pile up.
@@ -56,8 +52,7 @@ pub(super) enum Input {
 struct Shared {
     config: Config,
     modules: Arc<Modules>,
-    stage: Stage,
-    preflights: Semaphore,
+    vetter: Vetter,
     reports: mpsc::Sender<Input>,
 }
 
@@ -104,10 +99,9 @@ impl Task {
         config: Config,
         modules: Arc<Modules>,
     ) -> io::Result<(Task, mpsc::Sender<Input>, mpsc::Receiver<Input>)> {
-        let stage = Stage::create(&config.stage_parent)?;
+        let vetter = Vetter::new(&config)?;
         let (reports, inputs) = mpsc::channel(REPORTS);
-        let preflights = Semaphore::new(PREFLIGHTS_AT_ONCE);
-        let shared = Shared { config, modules, stage, preflights, reports: reports.clone() };
+        let shared = Shared { config, modules, vetter, reports: reports.clone() };
         let task = Task {
             shared: Arc::new(shared),
             slots: BTreeMap::new(),
@@ -292,7 +286,7 @@ impl Task {
         let (serving, refused) = (slot.life.serving(), slot.life.refused_content());
         let shared = self.shared.clone();
         self.steps.spawn(async move {
-            let (verdict, candidate) = shared.vet(&file, serving, refused).await;
+            let (verdict, candidate) = shared.vetter.vet(&file, serving, refused).await;
             shared.report(Input::Vetted { file, verdict, candidate: candidate.map(Box::new) }).await;
         });
     }
@@ -541,70 +535,9 @@ impl Task {
 // === impl Shared ===
 
 impl Shared {
-    /// Waits until the file rests, makes a private copy, and lets a child vet that.
-    async fn vet(
-        &self,
-        file: &Arc<str>,
-        serving: Option<ContentHash>,
-        refused: Option<ContentHash>,
-    ) -> (Verdict, Option<Candidate>) {
-        /// Counts the libraries of this process, whichever supervisor they belong to.
-        static GENERATIONS: AtomicU64 = AtomicU64::new(1);
-
-        let directory = self.config.directory.clone().unwrap_or_default();
-        let settled = match stage::settle(&directory.join(&**file), self.config.settle).await {
-            Ok(Some(settled)) => settled,
-            Ok(None) => return (Verdict::Gone, None),
-            Err(Unfit { fingerprint, hash, .. }) if hash.is_some() && hash == refused => {
-                return (Verdict::StillRefused(fingerprint), None);
-            }
-            Err(Unfit { fingerprint, hash, refusal }) => {
-                return (Verdict::Refused(fingerprint, hash, Refused::from(*refusal)), None);
-            }
-        };
-        let (fingerprint, hash, size) = (settled.fingerprint, settled.hash, settled.fingerprint.size);
-        if serving == Some(hash) {
-            return (Verdict::Unchanged(fingerprint), None);
-        }
-        if refused == Some(hash) {
-            return (Verdict::StillRefused(fingerprint), None);
-        }
-        let refuse = |refused| (Verdict::Refused(fingerprint, Some(hash), refused), None);
-        let stem = file.strip_suffix(".so").unwrap_or(file).to_owned();
-        let generation = Generation(GENERATIONS.fetch_add(1, Ordering::Relaxed));
-        // In place: it costs less than what is hashed beside it, and the bytes need not move.
-        let path = match self.stage.write(&stem, generation, &settled) {
-            Ok(path) => path,
-            Err(error) => return refuse(Refusal::Unchecked(format!("its copy cannot be written: {error}")).into()),
-        };
-        drop(settled);
-        // Never closed.
-        let permit = self.preflights.acquire().await;
-        let checked = self.config.checker.check(&path).await;
-        drop(permit);
-        match checked {
-            Ok(checked) => {
-                let (manifest, facts) = (Arc::new(checked.manifest), checked.facts);
-                let candidate = Candidate { stem, generation, path, hash, size, manifest, facts };
-                (Verdict::Passed(fingerprint), Some(candidate))
-            }
-            Err(refused) => {
-                remove_copy(&path);
-                refuse(refused)
-            }
-        }
-    }
-
     async fn report(&self, input: Input) {
         // The supervisor is gone: so is what this was about.
         drop(self.reports.send(input).await);
-    }
-}
-
-/// One that stays is removed with its directory in the end.
-fn remove_copy(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        tracing::debug!(path = %path.display(), %error, "staged copy stays");
     }
 }
 

@@ -33,6 +33,12 @@ impl Fingerprint {
     pub(super) const UNREADABLE: Fingerprint =
         Fingerprint { is_file: false, size: 0, device: 0, inode: 0, modified: (0, 0), changed: (0, 0) };
 
+    /// Of a file of which nothing else is known.
+    #[cfg(test)]
+    pub(super) fn of_size(size: u64) -> Fingerprint {
+        Fingerprint { size, ..Fingerprint::UNREADABLE }
+    }
+
     /// Of the file that a path leads to: links are followed before.
     pub(crate) fn of(metadata: &fs::Metadata) -> Fingerprint {
         Fingerprint {

@@ -1,0 +1,127 @@
+//! When a file has come to rest, and what is in it then.
+
+use std::{
+    fmt, fs,
+    io::{self, Read},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{elf, refusal::Refusal, watch::Fingerprint};
+
+/// Plugins beyond this are taken for a mistake: the largest seen, unstripped and with debug information, had 90 MB.
+const LARGEST: u64 = 512 * 1024 * 1024;
+
+/// How long a file that looks incomplete has to be left alone before it is called truncated. A copy at 1 KB/s writes
+/// every second; a person who waits for the verdict should have it within two.
+const QUIET_IF_INCOMPLETE: Duration = Duration::from_millis(1_200);
+
+/// SHA-256 of a file's content.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ContentHash([u8; 32]);
+
+/// A file that has come to rest.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) hash: ContentHash,
+    pub(crate) fingerprint: Fingerprint,
+    /// Whether it is a whole library for this machine.
+    whole: Result<(), Refusal>,
+}
+
+/// A file that cannot be a plugin, whatever a child would say.
+#[derive(Debug)]
+pub(crate) struct Unfit {
+    pub(crate) fingerprint: Fingerprint,
+    /// None for content that was not read.
+    pub(crate) hash: Option<ContentHash>,
+    pub(crate) refusal: Box<Refusal>,
+}
+
+/// Waits until the file at `path` has had the same content for `pause`, and looks whole or is left alone.
+///
+/// `None` when the file is gone.
+///
+/// # Errors
+/// When it cannot be a plugin.
+pub(crate) async fn settle(path: &Path, pause: Duration) -> Result<Option<Settled>, Unfit> {
+    let mut before: Option<(ContentHash, Fingerprint)> = None;
+    loop {
+        let settled = tokio::task::spawn_blocking({
+            let path = path.to_owned();
+            move || read(&path)
+        })
+        .await
+        .unwrap_or_else(|error| {
+            let refusal = Refusal::Unchecked(error.to_string()).into();
+            Err(Unfit { fingerprint: Fingerprint::UNREADABLE, hash: None, refusal })
+        })?;
+        let Some(settled) = settled else { return Ok(None) };
+        let now = (settled.hash, settled.fingerprint);
+        if before == Some(now) {
+            match settled.whole {
+                Err(Refusal::Empty | Refusal::Truncated { .. } | Refusal::Damaged(_))
+                    if settled.fingerprint.age(SystemTime::now()) < QUIET_IF_INCOMPLETE => {}
+                Ok(()) => return Ok(Some(settled)),
+                Err(refusal) => return Err(Unfit { fingerprint: now.1, hash: Some(now.0), refusal: refusal.into() }),
+            }
+        }
+        before = Some(now);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Settled>, Unfit> {
+    let mut fingerprint = Fingerprint::UNREADABLE;
+    match read_as(path, &mut fingerprint) {
+        Ok(Ok(bytes)) => {
+            let hash = ContentHash::of(&bytes);
+            let whole = elf::inspect(&bytes).map(|_| ());
+            Ok(Some(Settled { bytes, hash, fingerprint, whole }))
+        }
+        Ok(Err(refusal)) => Err(Unfit { fingerprint, hash: None, refusal: refusal.into() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Unfit { fingerprint, hash: None, refusal: Refusal::Unreadable(error.to_string()).into() }),
+    }
+}
+
+fn read_as(path: &Path, fingerprint: &mut Fingerprint) -> io::Result<Result<Vec<u8>, Refusal>> {
+    *fingerprint = Fingerprint::of(&fs::metadata(path)?);
+    // Before it is opened: that could wait for a writer, if it is a pipe.
+    if !fingerprint.is_file {
+        return Ok(Err(Refusal::NotAFile));
+    }
+    let size = fingerprint.size;
+    if size > LARGEST {
+        return Ok(Err(Refusal::TooLarge { size, limit: LARGEST }));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    fs::File::open(path)?.take(LARGEST).read_to_end(&mut bytes)?;
+    Ok(Ok(bytes))
+}
+
+// === impl ContentHash ===
+
+impl ContentHash {
+    pub(crate) fn of(bytes: &[u8]) -> ContentHash {
+        ContentHash(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for ContentHash {
+    /// In hexadecimal; with a precision, that many digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(usize::MAX);
+        let text: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        f.write_str(&text[..text.len().min(digits)])
+    }
+}
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ContentHash({self:.12})")
+    }
+}
