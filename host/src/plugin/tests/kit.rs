@@ -86,7 +86,7 @@ impl Kit {
             ..Config::new(root.path().join("state"))
         };
         adjust(&mut config);
-        let modules = Arc::new(Modules::new(&[crate::plugin::MODULE]));
+        let modules = Arc::new(Modules::new(&[crate::plugin::MODULE], crate::config::defaults::REQUEST_DEADLINE));
         let supervisor = Supervisor::start(config.clone(), modules.clone()).unwrap();
         Kit { modules, supervisor, services, config, root }
     }
