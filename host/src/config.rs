@@ -170,6 +170,8 @@ pub struct PluginsConfig {
     pub drain: Duration,
     /// How long an old generation is kept to roll back to; zero for not at all.
     pub probation: Duration,
+    /// A handler that keeps its thread for longer is reported.
+    pub slow: Duration,
     /// Options of plugin files, by their name without `.so`.
     pub options: BTreeMap<String, Options>,
 }
@@ -392,6 +394,7 @@ fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
         gone_after: section.duration("gone_after", defaults::GONE_AFTER),
         drain: section.duration("drain", defaults::DRAIN),
         probation: section.duration("probation", defaults::PROBATION),
+        slow: section.positive_duration("slow", defaults::SLOW),
         options,
     };
     section.finish();

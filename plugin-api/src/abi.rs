@@ -138,6 +138,9 @@ pub mod status {
     pub const PANIC: u32 = 3;
     /// `START` failed; `body` is the reason, as a JSON string.
     pub const FAILED: u32 = 4;
+    /// The handler failed: `error` and `body` are the answer that says so. Unlike [`ANSWER`], whose error slot may hold
+    /// a result.
+    pub const ERROR: u32 = 5;
 }
 
 /// How an operation ended: [`kind::COMPLETE`].
@@ -202,6 +205,9 @@ pub mod tell {
     pub const STOP: u32 = 17;
     /// Forget what is still waiting for an answer of server `a`'s module `b`.
     pub const FORGET: u32 = 18;
+    /// Code of the module is about to run, for a mail of kind `n`; 0 for a task of its own. Told before each piece of
+    /// work in a turn, so that whoever watches from outside can say which handler does not return.
+    pub const STEP: u32 = 19;
 }
 
 /// Reads of [`HostApi::query`].

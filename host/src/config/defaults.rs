@@ -63,6 +63,8 @@ pub const GONE_AFTER: Duration = Duration::from_secs(2);
 pub const DRAIN: Duration = Duration::from_secs(5);
 /// How long the old generation is kept warm beside the new one: faults of a new version show in its first calls.
 pub const PROBATION: Duration = Duration::from_secs(30);
+/// A handler that keeps its thread for longer makes others of its library wait so that people notice.
+pub const SLOW: Duration = crate::modules::presence::SLOW;
 
 /// What operators want to read; modules may be quiet or loud by `muster=info,echo=debug`.
 pub const LOG_LEVEL: &str = "info";

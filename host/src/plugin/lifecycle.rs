@@ -27,6 +27,8 @@ pub(crate) enum State {
     Loaded,
     /// Its modules are served.
     Running,
+    /// Its modules would be served, but a handler does not return.
+    Hung,
     /// It is gone, and ends what it has begun.
     Draining,
     /// It was unloaded, but something of it is still mapped.

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use super::{lifecycle::State, preflight::Refused, settle::ContentHash};
 use crate::{
     ids::Generation,
-    modules::{actor::Presence, calls::Figures},
+    modules::{
+        calls::Figures,
+        presence::{Hang, Presence},
+    },
 };
 
 /// One file in the plugin directory.
@@ -23,6 +26,8 @@ pub(crate) struct FileStatus {
     pub(crate) since: SystemTime,
     /// Why its content is not served; also set beside a generation that goes on running.
     pub(crate) refused: Option<Refused>,
+    /// The handler that does not return.
+    pub(crate) hang: Option<Hang>,
     /// What is served.
     pub(crate) serving: Option<Serving>,
     /// Older generations that have not ended what they had begun.
@@ -59,6 +64,12 @@ impl FileStatus {
         self.file.strip_suffix(".so").unwrap_or(&self.file)
     }
 
+    /// Why it is in this state, if that is not as it should be.
+    pub(crate) fn reason(&self) -> Option<String> {
+        let refused = || self.refused.as_ref().map(|refused| refused.refusal.to_string());
+        self.hang.as_ref().map(Hang::to_string).or_else(refused)
+    }
+
     /// Everything, as `muster plugin list -o json` shows it. Times are seconds since 1970, counters are of this moment.
     pub(crate) fn to_json(&self) -> Value {
         let mut json = json!({
@@ -66,7 +77,7 @@ impl FileStatus {
             "file": &*self.file,
             "state": self.state,
             "since": seconds(self.since),
-            "reason": self.refused.as_ref().map(|refused| refused.refusal.to_string()),
+            "reason": self.reason(),
             "details": self.refused.as_ref().and_then(|refused| refused.details.clone()),
             "draining": self.draining.iter().map(|generation| generation.0).collect::<Vec<_>>(),
             "stillMapped": self.still_mapped.iter().map(StillMapped::to_json).collect::<Vec<_>>(),
@@ -97,6 +108,9 @@ impl Serving {
             "modules": modules,
             "loadedAt": seconds(self.since),
             "calls": count(&self.figures.calls),
+            "handled": count(&self.figures.handled),
+            "p50Ms": milliseconds(self.figures.latency.quantile(0.5)),
+            "p99Ms": milliseconds(self.figures.latency.quantile(0.99)),
             "errors": count(&self.figures.errors),
             "panics": count(&self.figures.panics),
             "timeouts": count(&self.figures.timeouts),
@@ -117,6 +131,11 @@ impl StillMapped {
             "since": seconds(self.since),
         })
     }
+}
+
+/// To a hundredth, as people read them.
+fn milliseconds(time: Option<std::time::Duration>) -> Option<f64> {
+    time.map(|time| (time.as_secs_f64() * 1e5).round() / 100.0)
 }
 
 fn seconds(time: SystemTime) -> u64 {

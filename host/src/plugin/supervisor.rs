@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     Config,
     generation::{Candidate, NotStarted, Running},
-    lifecycle::{Life, Order, Verdict},
+    lifecycle::{Life, Order, State, Verdict},
     preflight::Refused,
     refusal::Refusal,
     settle::ContentHash,
@@ -129,6 +129,7 @@ impl Task {
     /// Works until it is told to shut down.
     pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         let modules = self.shared.modules.clone();
+        let upset = modules.clone();
         let mut attendants = JoinSet::new();
         attendants.spawn({
             let modules = modules.clone();
@@ -158,6 +159,8 @@ impl Task {
                     Some(input) => self.take(input, &directory),
                 },
                 () = hints.next() => self.look(&directory),
+                // Published below.
+                () = upset.upset() => {}
                 _ = rescan.tick() => {
                     hints.renew();
                     self.retry_unloading();
@@ -466,13 +469,18 @@ impl Task {
             .iter_mut()
             .map(|(file, slot)| {
                 slot.life.refresh(now);
-                let (state, since) = slot.life.state();
+                let hang = slot.running.as_ref().and_then(|running| running.actor.mailbox.hang());
+                let (state, since) = match &hang {
+                    Some(hang) if slot.life.state().0 == State::Running => (State::Hung, hang.since),
+                    _ => slot.life.state(),
+                };
                 let of_file = |remains: &&Remains| remains.file == *file;
                 FileStatus {
                     file: file.clone(),
                     state,
                     since,
                     refused: slot.life.refusal().cloned(),
+                    hang,
                     serving: slot.running.as_ref().map(Running::status),
                     draining: slot.draining.iter().copied().collect(),
                     still_mapped: self.remains.values().filter(of_file).map(|remains| remains.told.clone()).collect(),

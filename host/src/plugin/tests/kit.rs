@@ -65,7 +65,18 @@ impl Kit {
         kit
     }
 
+    /// With another time after which a request is overdue.
+    pub(super) async fn with_deadline(files: &[(&str, &str)], deadline: Duration) -> Kit {
+        let kit = Kit::made(files, |_| {}, true, deadline);
+        kit.supervisor.settled().await;
+        kit
+    }
+
     pub(super) fn unsettled(files: &[(&str, &str)], adjust: impl FnOnce(&mut Config), make: bool) -> Kit {
+        Kit::made(files, adjust, make, crate::config::defaults::REQUEST_DEADLINE)
+    }
+
+    fn made(files: &[(&str, &str)], adjust: impl FnOnce(&mut Config), make: bool, deadline: Duration) -> Kit {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("plugins");
         if make {
@@ -86,7 +97,7 @@ impl Kit {
             ..Config::new(root.path().join("state"))
         };
         adjust(&mut config);
-        let modules = Arc::new(Modules::new(&[crate::plugin::MODULE], crate::config::defaults::REQUEST_DEADLINE));
+        let modules = Arc::new(Modules::new(&[crate::plugin::MODULE], deadline));
         let supervisor = Supervisor::start(config.clone(), modules.clone()).unwrap();
         Kit { modules, supervisor, services, config, root }
     }
@@ -181,6 +192,7 @@ impl Kit {
             Err(Rejected::Unknown(_)) => Err("unknown"),
             Err(Rejected::Disabled(_)) => Err("disabled"),
             Err(Rejected::Full(_)) => Err("busy"),
+            Err(Rejected::Unfit(..)) => Err("unfit"),
         }
     }
 
