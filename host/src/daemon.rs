@@ -163,7 +163,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         (Role::Monitor, Arc::new(MonitorServices(own.clone()))),
     ];
     let plugins = supervise(daemon, &changeable, roles, &modules)?;
-    master.show_plugins(plugins.status());
+    master.show_plugins(plugins.status(), plugins.orders());
     plugins.settled().await;
 
     let net = Arc::new(Net::new(AddressLimits {
@@ -342,6 +342,15 @@ fn supervise(
         settle: settings.settle,
         gone: settings.gone_after,
         drain: settings.drain,
+        probation: settings.probation,
+        rollback: plugin::probation::Limits {
+            calls: settings.rollback_calls,
+            panics: settings.rollback_panics,
+            errors: settings.rollback_errors,
+            slower: settings.rollback_slower,
+        },
+        still_mapped_cap: settings.still_mapped_cap,
+        state: daemon.state_dir.clone(),
         roles,
         options: Arc::new(options),
         ..plugin::Config::new(stage.clone())

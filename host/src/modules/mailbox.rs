@@ -258,6 +258,14 @@ impl Mailbox {
         self.room.notify_waiters();
     }
 
+    /// Takes calls again after [`drain`](Mailbox::drain), unless it was closed.
+    pub(crate) fn reopen(&self) {
+        let mut queue = self.queue();
+        if queue.phase == Phase::Draining {
+            queue.phase = Phase::Open;
+        }
+    }
+
     /// Nothing from now on: the thread leaves after its turn.
     pub(crate) fn close(&self) {
         let mut queue = self.queue();

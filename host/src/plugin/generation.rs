@@ -172,6 +172,11 @@ impl Running {
         Offer { owner: owner.clone(), place, mailbox: self.actor.mailbox.clone(), modules: modules.collect() }
     }
 
+    /// Of its package.
+    pub(crate) fn version(&self) -> String {
+        self.manifest.version.clone()
+    }
+
     /// What is told about it.
     pub(crate) fn status(&self) -> Serving {
         Serving {

@@ -17,8 +17,11 @@ use tokio::{
 use super::{
     Config,
     generation::{Candidate, NotStarted, Running},
+    history::{By, History},
     lifecycle::{Life, Order, State, Verdict},
+    orders::Action,
     preflight::Refused,
+    quarantine::Quarantine,
     refusal::Refusal,
     settle::ContentHash,
     status::{FileStatus, StillMapped},
@@ -30,6 +33,11 @@ use crate::{
     ids::Generation,
     modules::{Modules, schedule},
 };
+
+mod orders;
+mod probation;
+
+use probation::{JUDGE, Warm};
 
 /// The longest that [`Supervisor::settled`](super::Supervisor::settled) waits, for a copy that is still under way when the daemon starts.
 const PATIENCE_AT_START: Duration = Duration::from_secs(15);
@@ -45,6 +53,7 @@ pub(super) enum Input {
     Retired { file: Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>> },
     Retried { generation: Generation, outcome: Result<(), Box<Leftover>> },
     Rescan { done: oneshot::Sender<()> },
+    Order { action: Action, name: String, done: oneshot::Sender<Result<String, String>> },
     Shutdown { grace: Duration, done: oneshot::Sender<Vec<String>> },
 }
 
@@ -53,6 +62,7 @@ struct Shared {
     config: Config,
     modules: Arc<Modules>,
     vetter: Vetter,
+    quarantine: Arc<Quarantine>,
     reports: mpsc::Sender<Input>,
 }
 
@@ -61,7 +71,14 @@ struct Slot {
     life: Life,
     place: u64,
     running: Option<Running>,
+    /// What `running` replaced, while that is on probation.
+    warm: Option<Warm>,
     draining: BTreeSet<Generation>,
+    /// New files are not loaded.
+    pinned: bool,
+    /// There is a new file, and it was not loaded.
+    ignored: bool,
+    history: History,
     /// It was there when the daemon started, and is not settled yet.
     awaited: bool,
     /// It was there when the daemon started: ids go by name then, not by who is faster.
@@ -99,9 +116,10 @@ impl Task {
         config: Config,
         modules: Arc<Modules>,
     ) -> io::Result<(Task, mpsc::Sender<Input>, mpsc::Receiver<Input>)> {
-        let vetter = Vetter::new(&config)?;
+        let quarantine = Quarantine::open(config.state.clone());
+        let vetter = Vetter::new(&config, quarantine.clone())?;
         let (reports, inputs) = mpsc::channel(REPORTS);
-        let shared = Shared { config, modules, vetter, reports: reports.clone() };
+        let shared = Shared { config, modules, vetter, quarantine, reports: reports.clone() };
         let task = Task {
             shared: Arc::new(shared),
             slots: BTreeMap::new(),
@@ -144,6 +162,8 @@ impl Task {
         let mut hints = Hints::new(&directory);
         let mut rescan = tokio::time::interval(self.shared.config.rescan);
         rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut judge = tokio::time::interval(JUDGE);
+        judge.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let gone_at = self.slots.values().filter_map(|slot| slot.life.gone_at(self.shared.config.gone)).min();
             let gone_at = gone_at.map(tokio::time::Instant::from_std);
@@ -159,8 +179,8 @@ impl Task {
                     Some(input) => self.take(input, &directory),
                 },
                 () = hints.next() => self.look(&directory),
-                // Published below.
-                () = upset.upset() => {}
+                () = upset.upset() => self.judge(),
+                _ = judge.tick(), if self.slots.values().any(|slot| slot.warm.is_some()) => self.judge(),
                 _ = rescan.tick() => {
                     hints.renew();
                     self.retry_unloading();
@@ -188,6 +208,8 @@ impl Task {
                     return;
                 }
                 Input::Rescan { done } => done.send(()).unwrap_or(()),
+                // Whoever asked may not want to know any more.
+                Input::Order { name, done, .. } => drop(done.send(Err(format!("there is no plugin {name}")))),
                 other => tracing::error!(?other, "there are no plugins that this could be about"),
             }
         }
@@ -207,10 +229,15 @@ impl Task {
             Input::Retried { generation, outcome } => {
                 if let Err(leftover) = outcome {
                     self.keep(generation, *leftover);
-                } else if let Some(remains) = self.remains.remove(&generation) {
-                    tracing::info!(file = &*remains.file, %generation, "unloaded after all");
+                    return;
                 }
-                return;
+                let Some(remains) = self.remains.remove(&generation) else { return };
+                tracing::info!(file = &*remains.file, %generation, "unloaded after all");
+                let Some(slot) = self.slots.get_mut(&remains.file) else { return };
+                let full = |refused: &Refused| matches!(refused.refusal, Refusal::StillMapped { .. });
+                if slot.life.refusal().is_some_and(full) {
+                    slot.life.reconsider();
+                }
             }
             Input::Rescan { done } => {
                 for slot in self.slots.values_mut() {
@@ -220,6 +247,14 @@ impl Task {
                 self.look(directory);
                 // Whoever asked may not want to know any more.
                 done.send(()).unwrap_or(());
+                return;
+            }
+            Input::Order { action, name, done } => {
+                let outcome = self.obey(action, &name);
+                self.look(directory);
+                self.publish();
+                // Whoever asked may not want to know any more.
+                drop(done.send(outcome));
                 return;
             }
             // Taken by the loop, which ends with it.
@@ -250,7 +285,18 @@ impl Task {
         let mut forget = Vec::new();
         let mut orders = Vec::new();
         for (file, slot) in &mut self.slots {
-            match slot.life.look(seen.remove(&**file), now, gone) {
+            let look = seen.remove(&**file);
+            if let Some(fingerprint) = look
+                && slot.pinned
+                && slot.running.is_some()
+            {
+                let ignored = !slot.life.look_only(fingerprint);
+                if ignored && !std::mem::replace(&mut slot.ignored, ignored) {
+                    tracing::warn!(file = &**file, "the file has changed, and is not loaded: it is pinned");
+                }
+                continue;
+            }
+            match slot.life.look(look, now, gone) {
                 Some(Order::Forget) => forget.push(file.clone()),
                 Some(order) => orders.push((file.clone(), order)),
                 None => {}
@@ -264,8 +310,18 @@ impl Task {
             }
             let place = self.next_place;
             self.next_place += 1;
-            let (running, draining) = (None, BTreeSet::new());
-            let slot = Slot { life, place, running, draining, awaited: is_first_look, first: is_first_look };
+            let slot = Slot {
+                life,
+                place,
+                running: None,
+                warm: None,
+                draining: BTreeSet::new(),
+                pinned: false,
+                ignored: false,
+                history: History::default(),
+                awaited: is_first_look,
+                first: is_first_look,
+            };
             self.slots.insert(file, slot);
         }
         for file in forget {
@@ -298,6 +354,7 @@ impl Task {
         let Some(slot) = self.slots.get_mut(file) else { return };
         if let Verdict::Refused(_, _, refused) = &verdict {
             log_refusal(file, refused, slot.running.is_some());
+            slot.note_refusal(refused);
         }
         slot.life.vetted(verdict);
         let Some(candidate) = candidate else { return };
@@ -309,8 +366,14 @@ impl Task {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, Refusal::from(taken).into());
         }
+        if let Some(refusal) = self.too_many_mapped(file) {
+            remove_copy(&candidate.path);
+            return self.refuse(file, candidate.hash, refusal.into());
+        }
         let (shared, file) = (self.shared.clone(), file.clone());
         self.steps.spawn(async move {
+            // Should the daemon die in here, its successor will know of what.
+            let marker = shared.quarantine.begin(candidate.hash, &file).await;
             let (hash, path) = (candidate.hash, candidate.path.clone());
             let (created, was_created) = oneshot::channel();
             let start = candidate.start(&shared.config, &shared.modules, || {
@@ -323,6 +386,7 @@ impl Task {
                 }
             };
             let (outcome, ()) = tokio::join!(start, tell);
+            drop(marker);
             if outcome.as_ref().is_err_and(|not_started| not_started.leftover.is_none()) {
                 // Nothing is mapped from it; it may never have been opened.
                 remove_copy(&path);
@@ -348,15 +412,17 @@ impl Task {
             self.displace(&rival.0, reason.into());
         }
         if let Err(taken) = self.shared.modules.install(running.offer(file, place)) {
-            self.end(file, running, "it was not served");
+            self.end(file, running, Duration::ZERO, "it was not served");
             return self.refuse(file, hash, Refusal::from(taken).into());
         }
         let Some(slot) = self.slots.get_mut(file) else { return };
         slot.life.started(hash);
         let old = slot.running.replace(running);
+        let from = old.as_ref().map(|old| old.actor.generation);
+        slot.history.add(By::File, from, Some(generation), "running".to_owned());
         tracing::info!(file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), "running");
         if let Some(old) = old {
-            self.end(file, old, "it was replaced before it answered");
+            self.keep_warm(file, old);
             self.reconsider_rivals(file);
         }
     }
@@ -395,19 +461,23 @@ impl Task {
     fn refuse(&mut self, file: &Arc<str>, hash: ContentHash, refused: Refused) {
         let Some(slot) = self.slots.get_mut(file) else { return };
         log_refusal(file, &refused, slot.running.is_some());
+        slot.note_refusal(&refused);
         slot.life.failed(hash, refused);
     }
 
     /// Takes a file's modules out of service.
     fn unload(&mut self, file: &Arc<str>, why: &str) {
         self.shared.modules.retire(file);
-        let Some(running) = self.slots.get_mut(file).and_then(|slot| slot.running.take()) else { return };
-        self.end(file, running, why);
+        self.end_probation(file, why);
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        let Some(running) = slot.running.take() else { return };
+        slot.history.add(By::File, Some(running.actor.generation), None, why.to_owned());
+        self.end(file, running, self.shared.config.drain, why);
         self.reconsider_rivals(file);
     }
 
     /// Lets a generation end that is not routed to any more.
-    fn end(&mut self, file: &Arc<str>, running: Running, why: &str) {
+    fn end(&mut self, file: &Arc<str>, running: Running, drain: Duration, why: &str) {
         // At once, so that whoever still holds the old route is sent to the new one.
         running.actor.mailbox.drain();
         let generation = running.actor.generation;
@@ -416,7 +486,7 @@ impl Task {
         }
         let (shared, file, why) = (self.shared.clone(), file.clone(), why.to_owned());
         self.steps.spawn(async move {
-            let outcome = running.retire(shared.config.drain, &why).await;
+            let outcome = running.retire(drain, &why).await;
             shared.report(Input::Retired { file, generation, outcome }).await;
         });
     }
@@ -481,6 +551,9 @@ impl Task {
                     since,
                     refused: slot.life.refusal().cloned(),
                     hang,
+                    pinned: slot.pinned.then_some(slot.ignored),
+                    probation: slot.probation(),
+                    history: slot.history.clone(),
                     serving: slot.running.as_ref().map(Running::status),
                     draining: slot.draining.iter().copied().collect(),
                     still_mapped: self.remains.values().filter(of_file).map(|remains| remains.told.clone()).collect(),
@@ -520,7 +593,7 @@ impl Task {
                 Ok(Some(Input::Retired { file, generation, outcome })) => self.retired(&file, generation, outcome),
                 Ok(Some(Input::Started { file, outcome, .. })) => {
                     if let Ok(running) = *outcome {
-                        self.end(&file, running, "the daemon is stopping");
+                        self.end(&file, running, Duration::ZERO, "the daemon is stopping");
                     }
                 }
                 Ok(Some(_)) => {}
@@ -537,6 +610,15 @@ impl Task {
         // Children are killed, threads leave after the call they are in.
         self.steps.shutdown().await;
         left
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn note_refusal(&mut self, refused: &Refused) {
+        let from = self.running.as_ref().map(|running| running.actor.generation);
+        self.history.add(By::File, from, None, format!("refused: {}", refused.refusal));
     }
 }
 

@@ -93,6 +93,8 @@ impl Kit {
             gone: Duration::from_millis(500),
             rescan: Duration::from_secs(1),
             drain: Duration::from_secs(2),
+            // Tests of unloading want to see it at once; those of probation set it.
+            probation: Duration::ZERO,
             roles: roles.map(|role| (role, Arc::new(AsRole(role, services.clone())) as Arc<dyn Services>)).to_vec(),
             ..Config::new(root.path().join("state"))
         };
