@@ -162,9 +162,10 @@ impl Modules {
     /// # Errors
     /// The call comes back, with whoever waits for it.
     pub(crate) fn route(&self, role: Role, id: &str, mut call: Call) -> Result<(), Rejected> {
-        let mut closed: Option<Arc<Mailbox>> = None;
+        let mut closed: Option<Arc<Routes>> = None;
         loop {
-            let Some(route) = self.find(role, id) else { return Err(Rejected::Unknown(call)) };
+            let routes = self.routes.load();
+            let Some(route) = routes.of(role).get(id) else { return Err(Rejected::Unknown(call)) };
             if !route.is_enabled() {
                 return Err(Rejected::Disabled(call));
             }
@@ -175,10 +176,10 @@ impl Modules {
                 Err(Refused::Closed(back)) => {
                     // A generation is taken from the table before its mailbox closes, so the table has changed since
                     // it was read. If it has not, the daemon is shutting down.
-                    if closed.as_ref().is_some_and(|closed| Arc::ptr_eq(closed, &route.mailbox)) {
+                    if closed.as_ref().is_some_and(|closed| Arc::ptr_eq(closed, &routes)) {
                         return Err(Rejected::Unknown(back));
                     }
-                    closed = Some(route.mailbox.clone());
+                    closed = Some(routes.clone());
                     call = back;
                 }
             }
@@ -444,6 +445,9 @@ impl Routes {
         }
     }
 }
+
+#[cfg(test)]
+mod switching;
 
 fn ids_of(manifest: &Manifest) -> impl Iterator<Item = &str> {
     std::iter::once(manifest.id.as_str()).chain(manifest.aliases.iter().map(String::as_str))

@@ -11,4 +11,5 @@ mod hostile;
 mod impostors;
 mod node_peers;
 mod oracle;
+mod plugin_life;
 mod reload;

@@ -24,6 +24,8 @@ use super::{
 
 /// Ids with this bit have an entry in the table; the others are only counted.
 const TRACKED: u64 = 1;
+/// Ids with this bit are starts and stops, which nobody called for.
+const LIFE: u64 = 2;
 
 /// The table of one generation.
 #[derive(Debug)]
@@ -158,12 +160,8 @@ impl Calls {
 
     /// Ends the call as the plugin says. A call that has ended already is counted and left alone.
     pub(crate) fn end(&self, id: u64, status: u32, error: &[u8], body: &[u8]) {
-        let handled = self.figures.handled.fetch_add(1, Ordering::Relaxed) + 1;
-        if !matches!(status, status::ANSWER | status::SILENCE | status::NO_SUCH_HANDLER) {
-            self.figures.errors.fetch_add(1, Ordering::Relaxed);
-        }
-        if status == status::PANIC {
-            self.panicked(handled);
+        if id & LIFE == 0 {
+            self.note(status);
         }
         if id & TRACKED == 0 {
             return self.handler_ended();
@@ -273,7 +271,8 @@ impl Calls {
     }
 
     fn insert(&self, instance: u32, by_client: bool, deadline: Option<Instant>, waiter: Waiter) -> u64 {
-        let id = self.number() | TRACKED;
+        let life = if matches!(waiter, Waiter::Life(_)) { LIFE } else { 0 };
+        let id = self.number() | TRACKED | life;
         let begun = Instant::now();
         let entry = Entry { instance, by_client, begun, deadline, waiter: Some(waiter), handled: false };
         self.open.fetch_add(1, Ordering::SeqCst);
@@ -309,6 +308,16 @@ impl Calls {
         Some((instance, by_client, waiter))
     }
 
+    fn note(&self, status: u32) {
+        let handled = self.figures.handled.fetch_add(1, Ordering::Relaxed) + 1;
+        if !matches!(status, status::ANSWER | status::SILENCE | status::NO_SUCH_HANDLER) {
+            self.figures.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        if status == status::PANIC {
+            self.panicked(handled);
+        }
+    }
+
     fn panicked(&self, handled: u64) {
         self.figures.panics.fetch_add(1, Ordering::Relaxed);
         // Only the first is noted.
@@ -328,7 +337,7 @@ impl Calls {
     }
 
     fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed) << 1
+        self.next.fetch_add(1, Ordering::Relaxed) << 2
     }
 
     fn module(&self, instance: u32) -> &str {

@@ -24,7 +24,7 @@ use super::{
     quarantine::Quarantine,
     refusal::Refusal,
     settle::ContentHash,
-    status::{FileStatus, StillMapped},
+    status::FileStatus,
     unload::Leftover,
     vet::{Vetter, remove_copy},
     watch::{self, Hints},
@@ -34,9 +34,11 @@ use crate::{
     modules::{Modules, schedule},
 };
 
+mod leftovers;
 mod orders;
 mod probation;
 
+use leftovers::Remains;
 use probation::{JUDGE, Warm};
 
 /// The longest that [`Supervisor::settled`](super::Supervisor::settled) waits, for a copy that is still under way when the daemon starts.
@@ -83,13 +85,6 @@ struct Slot {
     awaited: bool,
     /// It was there when the daemon started: ids go by name then, not by who is faster.
     first: bool,
-}
-
-/// A library that is still mapped, and whether somebody is trying to unload it.
-struct Remains {
-    file: Arc<str>,
-    told: StillMapped,
-    leftover: Option<Leftover>,
 }
 
 /// The supervisor's own state: one owner, one writer.
@@ -491,47 +486,6 @@ impl Task {
         });
     }
 
-    fn retired(&mut self, file: &Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>>) {
-        match outcome {
-            Ok(()) => {
-                tracing::info!(file = &**file, %generation, "unloaded");
-                // The loader unmaps what it could not unmap before when something else is closed.
-                self.retry_unloading();
-            }
-            Err(leftover) => self.remember(file, *leftover),
-        }
-        let Some(slot) = self.slots.get_mut(file) else { return };
-        slot.draining.remove(&generation);
-        if slot.running.is_none() && slot.draining.is_empty() {
-            slot.life.retired();
-        }
-    }
-
-    fn remember(&mut self, file: &Arc<str>, leftover: Leftover) {
-        let Leftover { generation, bytes, ref reason, .. } = leftover;
-        tracing::warn!(file = &**file, %generation, bytes, reason, "retired, still mapped");
-        let told = StillMapped::of(&leftover);
-        self.remains.insert(generation, Remains { file: file.clone(), told, leftover: Some(leftover) });
-    }
-
-    fn keep(&mut self, generation: Generation, leftover: Leftover) {
-        if let Some(remains) = self.remains.get_mut(&generation) {
-            remains.told = StillMapped::of(&leftover);
-            remains.leftover = Some(leftover);
-        }
-    }
-
-    fn retry_unloading(&mut self) {
-        for (generation, remains) in &mut self.remains {
-            let Some(leftover) = remains.leftover.take() else { continue };
-            let (shared, generation) = (self.shared.clone(), *generation);
-            self.steps.spawn(async move {
-                let outcome = leftover.retry().await;
-                shared.report(Input::Retried { generation, outcome }).await;
-            });
-        }
-    }
-
     fn publish(&mut self) {
         let now = SystemTime::now();
         let files: Arc<[FileStatus]> = self
@@ -628,13 +582,6 @@ impl Shared {
     async fn report(&self, input: Input) {
         // The supervisor is gone: so is what this was about.
         drop(self.reports.send(input).await);
-    }
-}
-
-impl StillMapped {
-    fn of(leftover: &Leftover) -> StillMapped {
-        let Leftover { generation, reason, bytes, since, .. } = leftover;
-        StillMapped { generation: *generation, reason: reason.clone(), bytes: *bytes, since: *since }
     }
 }
 

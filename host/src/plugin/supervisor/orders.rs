@@ -3,11 +3,7 @@
 use std::sync::Arc;
 
 use super::Task;
-use crate::plugin::{
-    history::By,
-    orders::Action,
-    refusal::{Refusal, human},
-};
+use crate::plugin::{history::By, orders::Action, refusal::Refusal};
 
 impl Task {
     /// Does it; says what was done, or why it cannot be.
@@ -49,19 +45,5 @@ impl Task {
         }
         slot.life.reconsider();
         Ok(format!("{name} is not quarantined any more; it is tried again"))
-    }
-
-    /// The reason why a plugin with so many leftovers is not loaded again, if so.
-    pub(super) fn too_many_mapped(&self, file: &str) -> Option<Refusal> {
-        let cap = self.shared.config.still_mapped_cap;
-        let mapped: Vec<u64> =
-            self.remains.values().filter(|remains| &*remains.file == file).map(|remains| remains.told.bytes).collect();
-        let rescan = human(&self.shared.config.rescan);
-        (mapped.len() >= cap).then(|| Refusal::StillMapped {
-            generations: mapped.len(),
-            bytes: mapped.iter().sum(),
-            cap,
-            rescan,
-        })
     }
 }
