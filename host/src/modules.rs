@@ -313,8 +313,7 @@ impl Modules {
     fn tick(&self, role: Role, id: &ModuleId) {
         let Some(route) = self.find(role, id.as_str()).filter(|route| route.is_enabled()) else { return };
         let deadline = Instant::now() + route.deadline().unwrap_or(self.deadline);
-        let ticked =
-            Tick::begin(&route.ticking).is_some_and(|tick| route.mailbox.tick(route.instance, deadline, tick));
+        let ticked = Tick::begin(&route.ticking).is_some_and(|tick| route.mailbox.tick(route.instance, deadline, tick));
         if !ticked {
             route.mailbox.calls().figures().ticks_skipped.fetch_add(1, Ordering::Relaxed);
         }
