@@ -449,7 +449,7 @@ mod tests {
                 server_type: id.split('-').next().unwrap().into(),
                 info: info.as_object().unwrap().clone(),
                 conn: ConnId(conn),
-                outbox: Arc::new(Outbox::new(1000)),
+                outbox: Arc::new(Outbox::without_socket(1000)),
                 welcome: Bytes::from_static(b"welcome"),
             }
         }
@@ -567,7 +567,7 @@ mod tests {
         let log_in = |conn| {
             let client =
                 Arc::new(ClientIdentity { connection: ConnId(conn), id: "c".into(), user: "u".into(), level: 1 });
-            let entered = stage.peers.log_in(&client, &Arc::new(Outbox::new(100)), Bytes::new());
+            let entered = stage.peers.log_in(&client, &Arc::new(Outbox::without_socket(100)), Bytes::new());
             (client, entered)
         };
         let (first, entered) = log_in(1);
