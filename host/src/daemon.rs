@@ -121,7 +121,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     // Bound first, so that a busy port is known at once; but nobody is let in before all plugins are ready.
     let listener = bind(&config.listen.to_string()).await?;
     let store = Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?;
-    let modules = Arc::new(Modules::new(&[plugin::MODULE]));
+    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
 
     let peers = Peers::new(
@@ -276,7 +276,7 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let daemon = &config.daemon;
-    let modules = Arc::new(Modules::new(&[plugin::MODULE]));
+    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
     let identity = Identity {
         id: config.id.as_str().to_owned(),

@@ -31,10 +31,6 @@ use call::Call;
 use calls::{Calls, Tick};
 use mailbox::{Mailbox, Refused};
 
-/// How long a request may take if its module does not say: longer than any handler that works needs, short enough for a
-/// person who waits.
-pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(15);
-
 /// How often overdue calls are looked for: a deadline is kept to a quarter of a second.
 const SWEEP: Duration = Duration::from_millis(250);
 
@@ -45,6 +41,8 @@ pub(crate) struct Modules {
     ledger: Mutex<Ledger>,
     /// Ids that are the host's own.
     reserved: &'static [&'static str],
+    /// How long a request may take if its module does not say.
+    deadline: Duration,
     /// What ticks has changed.
     rescheduled: Notify,
 }
@@ -121,9 +119,10 @@ struct Ledger {
 // === impl Modules ===
 
 impl Modules {
-    /// An empty registry, in which no plugin may take a `reserved` id.
-    pub(crate) fn new(reserved: &'static [&'static str]) -> Modules {
-        Modules { routes: ArcSwap::default(), ledger: Mutex::default(), reserved, rescheduled: Notify::new() }
+    /// An empty registry, in which no plugin may take a `reserved` id, and a request to a module that does not say
+    /// otherwise may take as long as `deadline`.
+    pub(crate) fn new(reserved: &'static [&'static str], deadline: Duration) -> Modules {
+        Modules { routes: ArcSwap::default(), ledger: Mutex::default(), reserved, deadline, rescheduled: Notify::new() }
     }
 
     /// Hands a message to the module `id`.
@@ -160,7 +159,7 @@ impl Modules {
 
     /// How long a request to the module may take.
     pub(crate) fn deadline_of(&self, role: Role, id: &str) -> Duration {
-        self.find(role, id).map_or(DEFAULT_DEADLINE, |route| route.deadline())
+        self.find(role, id).and_then(|route| route.deadline()).unwrap_or(self.deadline)
     }
 
     /// The ids of all modules in this role, in order of registration: by name of the file at the start of the daemon,
@@ -313,8 +312,8 @@ impl Modules {
     /// Gives a module its tick, unless it has not ended the one before.
     fn tick(&self, role: Role, id: &ModuleId) {
         let Some(route) = self.find(role, id.as_str()).filter(|route| route.is_enabled()) else { return };
-        let ticked = Tick::begin(&route.ticking)
-            .is_some_and(|tick| route.mailbox.tick(route.instance, Instant::now() + route.deadline(), tick));
+        let deadline = Instant::now() + route.deadline().unwrap_or(self.deadline);
+        let ticked = Tick::begin(&route.ticking).is_some_and(|tick| route.mailbox.tick(route.instance, deadline, tick));
         if !ticked {
             route.mailbox.calls().figures().ticks_skipped.fetch_add(1, Ordering::Relaxed);
         }
@@ -342,9 +341,9 @@ impl Route {
         self.enabled.load(Ordering::SeqCst)
     }
 
-    /// How long a request may take.
-    pub(crate) fn deadline(&self) -> Duration {
-        self.manifest.deadline_ms.map_or(DEFAULT_DEADLINE, Duration::from_millis)
+    /// How long a request may take, if the module says so.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.manifest.deadline_ms.map(Duration::from_millis)
     }
 
     fn answers_to(&self, id: &str) -> bool {
