@@ -184,8 +184,9 @@ async fn original_logins_are_refused_in_the_original_words() {
 
 #[tokio::test]
 async fn our_monitor_serves_an_original_master_and_client() {
-    let (_node, address) = Node::master(ConfigDir::recorded(), json!({})).await;
+    let (node, address) = Node::master(ConfigDir::recorded(), json!({})).await;
     let monitor = Setup::monitor(address, "chat-server-1", "chat").start().await;
+    node.event("register").await;
     let client = Node::logged_in(address, "client-1", "admin").await;
     for (op, expected) in answers() {
         let payload = json!({"op": op, "v": "hé ✓"});
@@ -221,6 +222,9 @@ async fn our_monitor_reports_to_an_original_master_and_leaves_it_politely() {
 async fn our_monitor_comes_back_to_an_original_master_that_was_killed() {
     let (first, address) = Node::master(ConfigDir::recorded(), json!({})).await;
     let monitor = Setup::monitor(address, "chat-server-1", "chat").start().await;
+    // Ready is a monitor whose modules are; the master may come later.
+    first.event("register").await;
+    monitor.wait_registered().await;
     first.kill().await;
     let options = json!({"port": address.port()});
     let (second, _) = Node::master(ConfigDir::recorded(), options).await;
@@ -246,6 +250,7 @@ async fn our_monitor_starts_completely_on_an_original_pomelo_master() {
     let (_node, address) = Node::pomelo_master().await;
     let setup = Setup::monitor(address, "chat-server-1", "chat").info("host", "127.0.0.1").info("port", "6050");
     let monitor = setup.start().await;
+    monitor.wait_registered().await;
     let client = Node::logged_in(address, "client-1", "admin").await;
     let answer = client.request("__console__", json!({"signal": "list"})).await;
     assert_eq!(answer["body"]["msg"]["chat-server-1"]["serverType"], "chat");

@@ -18,6 +18,10 @@ use crate::output::Output;
 /// Plugins that the recordings need on the master: the fixture modules, and the product's own.
 pub const RECORDED_PLUGINS: [&str; 6] = ["time_report", "push_report", "echo", "no_handlers", "watchdog", "console"];
 
+/// The modules of PROTOCOL 18 alone: what the recordings had that are not of a pomelo application. Nobody watched there
+/// who comes and goes.
+pub const FIXTURE_PLUGINS: [&str; 4] = ["time_report", "push_report", "echo", "no_handlers"];
+
 /// Where cargo leaves what it builds.
 pub fn target_dir() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
@@ -249,6 +253,11 @@ impl Daemon {
     /// Waits until the log contains `needle`.
     pub async fn wait_log(&self, needle: &str) {
         self.log.wait_for(needle, crate::deadline::ANSWER).await;
+    }
+
+    /// Waits until a monitor has registered for the first time: it is ready before, since its master may be away.
+    pub async fn wait_registered(&self) {
+        self.log.wait_for("registered with the master", crate::deadline::PROCESS).await;
     }
 
     /// The log so far.
