@@ -23,6 +23,7 @@ fn main() {
             "--master" => s.flag("--master", "monitor.master", v),
             "--id" => s.flag("--id", "monitor.id", v),
             "--type" => s.flag("--type", "monitor.type", v),
+            "--config" => s.file(v.map(Into::into)),
             "--token" => s.flag("--token", "monitor.token", v),
             "--set" => {
                 sets.extend(v);
