@@ -15,8 +15,9 @@ use sha2::{Digest, Sha256};
 use super::{elf, refusal::Refusal, watch::Fingerprint};
 use crate::ids::Generation;
 
-/// How staging directories are named; what follows is the process and a number.
-const PREFIX: &str = "muster-plugins-";
+/// How staging directories are named; what follows is the process and a number. Nothing that a person would call a
+/// directory, for what bears such a name and is in nobody's use is removed.
+const PREFIX: &str = ".muster-staged-";
 
 /// Plugins beyond this are taken for a mistake: the largest seen, unstripped and with debug information, had 90 MB.
 const LARGEST: u64 = 512 * 1024 * 1024;
@@ -129,7 +130,7 @@ fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     let uid = rustix::process::geteuid().as_raw();
     for entry in entries.flatten() {
-        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX))
+        let ours = entry.file_name().to_str().is_some_and(is_staged)
             && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == uid);
         if !ours {
             continue;
@@ -142,6 +143,14 @@ fn sweep(parent: &Path) {
             }
         }
     }
+}
+
+/// Whether a directory has the name of one of ours, down to the numbers: beside them may be anything, in `/tmp` above all.
+fn is_staged(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    name.strip_prefix(PREFIX)
+        .and_then(|rest| rest.split_once('-'))
+        .is_some_and(|(process, number)| is_number(process) && is_number(number))
 }
 
 // === settling ===
@@ -222,5 +231,26 @@ impl fmt::Display for ContentHash {
 impl fmt::Debug for ContentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ContentHash({self:.12})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dead_processes_staged_is_removed_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let in_use = Stage::create(parent.path()).unwrap();
+        let others = ["muster-plugins-1-1", ".muster-staged-mine", ".muster-staged-1-", ".muster-staged-1-1-1"];
+        for name in others.into_iter().chain([".muster-staged-999999999-1"]) {
+            fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        let stage = Stage::create(parent.path()).unwrap();
+        assert!(!parent.path().join(".muster-staged-999999999-1").exists());
+        assert!(in_use.path().exists() && stage.path().exists());
+        for name in others {
+            assert!(parent.path().join(name).exists(), "{name}");
+        }
     }
 }
