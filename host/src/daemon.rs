@@ -14,7 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use muster_plugin_api::{Event, Role};
+use muster_plugin_api::Role;
 use serde_json::{Map, Value};
 use tokio::{
     net::lookup_host,
@@ -204,8 +204,6 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let end = async {
         accepting.cancel();
         join(accept).await;
-        modules.broadcast_event(Role::Master, &Event::Stopping);
-        modules.broadcast_event(Role::Monitor, &Event::Stopping);
         report(&plugins.shutdown(grace).await);
         monitoring.cancel();
         join(own_task).await;
@@ -313,7 +311,6 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
 
     let grace = config.daemon.shutdown.grace;
     let end = async {
-        modules.broadcast_event(Role::Monitor, &Event::Stopping);
         report(&plugins.shutdown(grace).await);
         linking.cancel();
         join(link).await;
