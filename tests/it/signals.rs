@@ -110,6 +110,20 @@ async fn a_monitor_that_is_told_to_stop_answers_what_it_was_asked_and_ends_with_
 }
 
 #[tokio::test]
+async fn modules_are_told_once_that_the_daemon_stops() {
+    let mut master = Setup::master().plugins(&["directory"]).start().await;
+    let mut chat = Setup::monitor(master.address(), CHAT, "chat").plugins(&["directory"]).start().await;
+    chat.wait_registered().await;
+    // The master's module has an instance in each role.
+    for (daemon, instances) in [(&mut chat, 1), (&mut master, 2)] {
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait(PROCESS).await.code(), Some(0));
+        let log = daemon.whole_log().await;
+        assert_eq!(log.matches("told: stopping").count(), instances, "{log}");
+    }
+}
+
+#[tokio::test]
 async fn what_does_not_end_is_cut_off_after_the_grace_period_and_that_is_still_in_order() {
     let mut master = Setup::master().plugins(&PLUGINS).set("shutdown.grace", "1s").start().await;
     let mut client = Peer::admin(master.address(), "client-1").await;

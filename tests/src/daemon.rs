@@ -273,6 +273,11 @@ impl Daemon {
         self.log.text()
     }
 
+    /// All of the log of a daemon that has ended.
+    pub async fn whole_log(&self) -> String {
+        self.log.whole().await
+    }
+
     /// Whether the process is still there.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().expect("a child can be asked").is_none())
