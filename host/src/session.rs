@@ -277,6 +277,9 @@ impl Session {
             } else {
                 self.limits.packet_before_login
             };
+            if input.get(*used).is_some_and(|first| !self.state.may_begin_with(*first)) {
+                return Err(End::Reason(Reason::NoConnect));
+            }
             let Some((packet, length)) = packet::decode(&input[*used..], limit)? else { break };
             *used += length;
             match self.state.on_packet(packet) {
