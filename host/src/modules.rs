@@ -341,6 +341,7 @@ impl Modules {
         loop {
             beat.tick().await;
             let now = Instant::now();
+            crate::batch::rescue(now);
             let watched = self.ledger().watched.clone();
             for mailbox in watched.iter().filter_map(|watched| watched.mailbox.upgrade()) {
                 mailbox.calls().expire(now);
