@@ -35,12 +35,10 @@ pub(crate) struct Quarantine {
 
 /// Why a content must not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Entry {
-    /// The file that had it.
-    pub(crate) file: String,
-    pub(crate) reason: String,
+struct Entry {
+    reason: String,
     /// Seconds since 1970.
-    pub(crate) since: u64,
+    since: u64,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -79,27 +77,28 @@ struct Opened {
 impl Quarantine {
     /// Reads what is in the directory, and judges the markers that were left there. Without one, all is forgotten with
     /// this process.
-    pub(crate) fn open(directory: Option<PathBuf>) -> Arc<Quarantine> {
-        let state = directory.as_deref().map(read).unwrap_or_default();
+    pub(crate) fn open(directory: Option<&Path>) -> Arc<Quarantine> {
+        let state = directory.map(read).unwrap_or_default();
+        let directory = directory.map(Path::to_owned);
         let quarantine = Quarantine { directory, state: Mutex::new(state), opening: Arc::default() };
         quarantine.judge_markers();
         Arc::new(quarantine)
     }
 
     /// Why this content must not be opened, if so.
-    pub(crate) fn is_quarantined(&self, hash: ContentHash) -> Option<Entry> {
-        self.state().quarantined.get(&hash.to_string()).cloned()
+    pub(crate) fn is_quarantined(&self, hash: &ContentHash) -> Option<String> {
+        self.state().quarantined.get(&hash.to_string()).map(|entry| entry.reason.clone())
     }
 
     /// Takes the content out of circulation.
     #[cfg_attr(not(test), expect(dead_code, reason = "for worker processes that die too often"))]
-    pub(crate) fn quarantine(&self, hash: ContentHash, file: &str, reason: String) {
-        self.add(&hash.to_string(), file, reason);
+    pub(crate) fn quarantine(&self, hash: &ContentHash, reason: &str) {
+        self.add(&hash.to_string(), reason.to_owned());
         self.save();
     }
 
     /// Gives the content another chance; says whether it needed one.
-    pub(crate) fn lift(&self, hash: ContentHash) -> bool {
+    pub(crate) fn lift(&self, hash: &ContentHash) -> bool {
         let lifted = self.state().quarantined.remove(&hash.to_string()).is_some();
         if lifted {
             self.save();
@@ -140,7 +139,7 @@ impl Quarantine {
             if alone {
                 let reason = format!("the daemon (process {}) died while it was being loaded", opened.pid);
                 tracing::error!(file = opened.file, hash = opened.hash, reason, "quarantined");
-                self.add(&opened.hash, &opened.file, reason);
+                self.add(&opened.hash, reason);
             } else {
                 tracing::warn!(
                     file = opened.file,
@@ -154,11 +153,11 @@ impl Quarantine {
         }
     }
 
-    fn add(&self, hash: &str, file: &str, reason: String) {
+    fn add(&self, hash: &str, reason: String) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut state = self.state();
         state.suspects.remove(hash);
-        state.quarantined.insert(hash.to_owned(), Entry { file: file.to_owned(), reason, since });
+        state.quarantined.insert(hash.to_owned(), Entry { reason, since });
     }
 
     /// Writes all of it, whole or not at all.
@@ -252,7 +251,7 @@ mod tests {
     }
 
     fn reopen(directory: &tempfile::TempDir) -> Arc<Quarantine> {
-        Quarantine::open(Some(directory.path().to_owned()))
+        Quarantine::open(Some(directory.path()))
     }
 
     /// A daemon dies: its locks are gone, its files are not.
@@ -263,23 +262,22 @@ mod tests {
     #[test]
     fn what_is_quarantined_stays_so_over_a_restart_until_it_is_lifted() {
         let directory = tempfile::tempdir().unwrap();
-        reopen(&directory).quarantine(hash(1), "a.so", "it crashed".to_owned());
+        reopen(&directory).quarantine(&hash(1), "it crashed");
         let quarantine = reopen(&directory);
-        let entry = quarantine.is_quarantined(hash(1)).unwrap();
-        assert_eq!((entry.file.as_str(), entry.reason.as_str()), ("a.so", "it crashed"));
-        assert_eq!(quarantine.is_quarantined(hash(2)), None);
-        assert!(quarantine.lift(hash(1)) && !quarantine.lift(hash(1)));
-        assert_eq!(reopen(&directory).is_quarantined(hash(1)), None);
+        assert_eq!(quarantine.is_quarantined(&hash(1)).as_deref(), Some("it crashed"));
+        assert_eq!(quarantine.is_quarantined(&hash(2)), None);
+        assert!(quarantine.lift(&hash(1)) && !quarantine.lift(&hash(1)));
+        assert_eq!(reopen(&directory).is_quarantined(&hash(1)), None);
     }
 
     #[tokio::test]
     async fn the_content_that_a_daemon_died_of_is_quarantined_by_the_next() {
         let directory = tempfile::tempdir().unwrap();
         let mut marker = reopen(&directory).begin(hash(1), "a.so").await;
-        assert_eq!(reopen(&directory).is_quarantined(hash(1)), None, "the one that opens it lives");
+        assert_eq!(reopen(&directory).is_quarantined(&hash(1)), None, "the one that opens it lives");
         die(&mut marker);
-        let entry = reopen(&directory).is_quarantined(hash(1)).unwrap();
-        assert!(entry.reason.contains("died while it was being loaded"), "{entry:?}");
+        let reason = reopen(&directory).is_quarantined(&hash(1)).unwrap();
+        assert!(reason.contains("died while it was being loaded"), "{reason}");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "the marker has done its work");
     }
 
@@ -291,7 +289,7 @@ mod tests {
         die(&mut a);
         die(&mut b);
         let second = reopen(&directory);
-        assert_eq!((second.is_quarantined(hash(1)), second.is_quarantined(hash(2))), (None, None));
+        assert_eq!((second.is_quarantined(&hash(1)), second.is_quarantined(&hash(2))), (None, None));
         let mut a = second.begin(hash(1), "a.so").await;
         let other = tokio::spawn({
             let second = second.clone();
@@ -300,7 +298,7 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!other.is_finished(), "nobody is opened beside a suspect");
         die(&mut a);
-        assert!(reopen(&directory).is_quarantined(hash(1)).is_some());
+        assert!(reopen(&directory).is_quarantined(&hash(1)).is_some());
         other.abort();
     }
 
@@ -310,14 +308,14 @@ mod tests {
         let quarantine = reopen(&directory);
         drop(quarantine.begin(hash(1), "a.so").await);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-        assert_eq!(reopen(&directory).is_quarantined(hash(1)), None);
+        assert_eq!(reopen(&directory).is_quarantined(&hash(1)), None);
     }
 
     #[tokio::test]
     async fn without_a_directory_it_works_and_forgets() {
         let quarantine = Quarantine::open(None);
         drop(quarantine.begin(hash(1), "a.so").await);
-        quarantine.quarantine(hash(1), "a.so", "so".to_owned());
-        assert!(quarantine.is_quarantined(hash(1)).is_some());
+        quarantine.quarantine(&hash(1), "so");
+        assert!(quarantine.is_quarantined(&hash(1)).is_some());
     }
 }

@@ -111,7 +111,7 @@ impl Task {
         config: Config,
         modules: Arc<Modules>,
     ) -> io::Result<(Task, mpsc::Sender<Input>, mpsc::Receiver<Input>)> {
-        let quarantine = Quarantine::open(config.state.clone());
+        let quarantine = Quarantine::open(config.state.as_deref());
         let vetter = Vetter::new(&config, quarantine.clone())?;
         let (reports, inputs) = mpsc::channel(REPORTS);
         let shared = Shared { config, modules, vetter, quarantine, reports: reports.clone() };

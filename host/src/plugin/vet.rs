@@ -82,8 +82,8 @@ impl Vetter {
             return (Verdict::StillRefused(fingerprint), None);
         }
         let refuse = |refused| (Verdict::Refused(fingerprint, Some(hash), refused), None);
-        if let Some(entry) = self.quarantine.is_quarantined(hash) {
-            return refuse(Refusal::Quarantined(entry.reason).into());
+        if let Some(reason) = self.quarantine.is_quarantined(&hash) {
+            return refuse(Refusal::Quarantined(reason).into());
         }
         let stem = file.strip_suffix(".so").unwrap_or(file).to_owned();
         let generation = Generation(GENERATIONS.fetch_add(1, Ordering::Relaxed));

@@ -40,7 +40,7 @@ impl Task {
         let Some(slot) = self.slots.get_mut(file) else { return Err(format!("there is no plugin {name}")) };
         let quarantined = slot.life.refusal().is_some_and(|refused| matches!(refused.refusal, Refusal::Quarantined(_)));
         let hash = slot.life.refused_content().filter(|_| quarantined);
-        if !hash.is_some_and(|hash| self.shared.quarantine.lift(hash)) {
+        if !hash.is_some_and(|hash| self.shared.quarantine.lift(&hash)) {
             return Err(format!("{name} is not quarantined"));
         }
         slot.life.reconsider();
