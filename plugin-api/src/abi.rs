@@ -158,7 +158,7 @@ pub mod ask {
     pub const REQUEST_ALL: u32 = 3;
     /// Done after `n` milliseconds.
     pub const SLEEP: u32 = 4;
-    /// The process that is watched: `{"pid", "rss", "heap_total", "heap_used", "uptime_s"}`.
+    /// The process that is watched: [`Figures`](crate::Figures).
     pub const FIGURES: u32 = 5;
     /// Start a server process from its info in `body`.
     pub const SPAWN: u32 = 6;
