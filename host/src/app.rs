@@ -144,6 +144,10 @@ impl App {
                     stop.cancel();
                 });
             }
+            tell::AUDIT => {
+                let fields = String::from_utf8_lossy(body);
+                tracing::info!(target: "audit", %module, role = ?self.role, fields = %fields, "{a}");
+            }
             _ => return -1,
         }
         1

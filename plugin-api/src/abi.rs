@@ -202,6 +202,8 @@ pub mod tell {
     pub const STOP: u32 = 17;
     /// Forget what is still waiting for an answer of server `a`'s module `b`.
     pub const FORGET: u32 = 18;
+    /// Write the line `a` with the fields in `body`, an object, where orders are recorded.
+    pub const AUDIT: u32 = 19;
 }
 
 /// Reads of [`HostApi::query`].
