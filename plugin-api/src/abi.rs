@@ -204,6 +204,8 @@ pub mod tell {
     pub const FORGET: u32 = 18;
     /// Write the line `a` with the fields in `body`, an object, where orders are recorded.
     pub const AUDIT: u32 = 19;
+    /// Publish what the application tells of its connections: `body`.
+    pub const PUBLISH_CONNECTIONS: u32 = 20;
 }
 
 /// Reads of [`HostApi::query`].
@@ -226,4 +228,6 @@ pub mod query {
     pub const FLEET: u32 = 8;
     /// The crons that are known here, a list.
     pub const CRONS: u32 = 9;
+    /// What the application tells of its connections, empty if nothing was published.
+    pub const CONNECTIONS: u32 = 10;
 }

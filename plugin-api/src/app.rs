@@ -158,6 +158,17 @@ impl App {
         self.0.tell(tell::BLACKLIST, "", "", 0, &addresses.into());
     }
 
+    /// What the application tells of its connections: `{"totalConnCount", "loginedCount", "loginedList"}` and what else
+    /// it likes. Absent if nothing was published.
+    pub fn connections(&self) -> Body {
+        self.0.query(query::CONNECTIONS, "", "")
+    }
+
+    /// Publishes what [`App::connections`] reads: for modules that know the application. Absent takes it back.
+    pub fn publish_connections(&self, statistics: impl Into<Body>) {
+        self.0.tell(tell::PUBLISH_CONNECTIONS, "", "", 0, &statistics.into());
+    }
+
     /// Starts a server process from its info.
     ///
     /// # Errors
