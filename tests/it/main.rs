@@ -12,3 +12,6 @@ mod impostors;
 mod node_peers;
 mod oracle;
 mod reload;
+mod scripts_and_logs;
+mod system_modules;
+mod watch_server;
