@@ -17,4 +17,7 @@ mod node_peers;
 mod oracle;
 mod reload;
 mod requests;
+mod scripts_and_logs;
 mod signals;
+mod system_modules;
+mod watch_server;
