@@ -83,9 +83,9 @@ pub fn run(cli: Cli) -> ExitCode {
             let output = command.output();
             report(ask::block_on(module::run(command)), output)
         }
-        Command::Plugin(PluginCommand::List(asking)) => {
-            let output = asking.output;
-            report(ask::block_on(plugin::list(asking)), output)
+        Command::Plugin(command) => {
+            let output = command.output();
+            report(ask::block_on(plugin::run(command)), output)
         }
         Command::Call(args) => {
             let output = args.output();

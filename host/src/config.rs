@@ -170,6 +170,18 @@ pub struct PluginsConfig {
     pub drain: Duration,
     /// How long an old generation is kept to roll back to; zero for not at all.
     pub probation: Duration,
+    /// Ended calls that a new generation needs before its errors and times are judged.
+    pub rollback_calls: usize,
+    /// Panics with which a new generation goes.
+    pub rollback_panics: usize,
+    /// Percent of calls that may fail beyond the old rate.
+    pub rollback_errors: usize,
+    /// How many times slower than before calls may be.
+    pub rollback_slower: usize,
+    /// Generations of one file that may stay mapped before it is not loaded again.
+    pub still_mapped_cap: usize,
+    /// A handler that keeps its thread for longer is reported.
+    pub slow: Duration,
     /// Options of plugin files, by their name without `.so`.
     pub options: BTreeMap<String, Options>,
 }
@@ -392,6 +404,12 @@ fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
         gone_after: section.duration("gone_after", defaults::GONE_AFTER),
         drain: section.duration("drain", defaults::DRAIN),
         probation: section.duration("probation", defaults::PROBATION),
+        rollback_calls: section.count("rollback_calls", defaults::ROLLBACK_CALLS),
+        rollback_panics: section.count("rollback_panics", defaults::ROLLBACK_PANICS),
+        rollback_errors: section.count("rollback_errors", defaults::ROLLBACK_ERRORS),
+        rollback_slower: section.count("rollback_slower", defaults::ROLLBACK_SLOWER),
+        still_mapped_cap: section.count("still_mapped_cap", defaults::STILL_MAPPED_CAP),
+        slow: section.positive_duration("slow", defaults::SLOW),
         options,
     };
     section.finish();

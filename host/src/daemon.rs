@@ -124,7 +124,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     // Bound first, so that a busy port is known at once; but nobody is let in before all plugins are ready.
     let listener = bind(&config.listen.to_string()).await?;
     let store = Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?;
-    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline));
+    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
 
     let peers = Peers::new(
@@ -166,7 +166,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         (Role::Monitor, Arc::new(MonitorServices(own.clone()))),
     ];
     let plugins = supervise(daemon, &changeable, roles, &modules)?;
-    master.show_plugins(plugins.status());
+    master.show_plugins(plugins.status(), plugins.orders());
     plugins.settled().await;
 
     let net = Arc::new(Net::new(AddressLimits {
@@ -279,7 +279,7 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let daemon = &config.daemon;
-    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline));
+    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
     let identity = Identity {
         id: config.id.as_str().to_owned(),
@@ -345,6 +345,15 @@ fn supervise(
         settle: settings.settle,
         gone: settings.gone_after,
         drain: settings.drain,
+        probation: settings.probation,
+        rollback: plugin::probation::Limits {
+            calls: settings.rollback_calls,
+            panics: settings.rollback_panics,
+            errors: settings.rollback_errors,
+            slower: settings.rollback_slower,
+        },
+        still_mapped_cap: settings.still_mapped_cap,
+        state: daemon.state_dir.clone(),
         roles,
         options: Arc::new(options),
         ..plugin::Config::new(stage.clone())

@@ -14,9 +14,13 @@ use crate::modules::{Modules, services::Services};
 
 mod elf;
 mod generation;
+mod history;
 pub(crate) mod library;
 mod lifecycle;
+pub(crate) mod orders;
 pub(crate) mod preflight;
+pub(crate) mod probation;
+mod quarantine;
 pub(crate) mod refusal;
 mod settle;
 mod stage;
@@ -26,6 +30,7 @@ pub(crate) mod unload;
 mod vet;
 mod watch;
 
+pub(crate) use orders::Orders;
 pub(crate) use preflight::Checker;
 pub(crate) use status::FileStatus;
 use supervisor::{Input, Task};
@@ -45,6 +50,10 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 pub(crate) const START: Duration = Duration::from_secs(10);
 /// How often the directory is looked at without a hint: events get lost, and a directory may be replaced.
 pub(crate) const RESCAN: Duration = Duration::from_secs(5);
+/// How long what was replaced is kept to go back to: faults of a new version show in its first calls.
+pub(crate) const PROBATION: Duration = Duration::from_secs(30);
+/// So many generations of one file that could not be unmapped are no accident, and cost memory.
+pub(crate) const STILL_MAPPED_CAP: usize = 8;
 
 /// Options of a module, by the name of its file (without `.so`) and its id.
 pub(crate) type Options = dyn Fn(&str, &str) -> serde_json::Value + Send + Sync;
@@ -67,6 +76,14 @@ pub(crate) struct Config {
     pub(crate) start: Duration,
     /// See [`RESCAN`].
     pub(crate) rescan: Duration,
+    /// See [`PROBATION`]; zero for not at all.
+    pub(crate) probation: Duration,
+    /// When a generation on probation goes.
+    pub(crate) rollback: probation::Limits,
+    /// See [`STILL_MAPPED_CAP`].
+    pub(crate) still_mapped_cap: usize,
+    /// Where it is remembered what the daemon died of; with none, it is not.
+    pub(crate) state: Option<PathBuf>,
     /// The roles of this daemon, and what each does for modules.
     pub(crate) roles: Vec<(Role, Arc<dyn Services>)>,
     /// Options of a module, by the name of its file (without `.so`) and its id. Asked at each start of an instance.
@@ -96,6 +113,10 @@ impl Config {
             drain: DRAIN,
             start: START,
             rescan: RESCAN,
+            probation: PROBATION,
+            rollback: probation::Limits::default(),
+            still_mapped_cap: STILL_MAPPED_CAP,
+            state: None,
             roles: Vec::new(),
             options: Arc::new(|_, _| serde_json::json!({})),
         }
@@ -125,6 +146,11 @@ impl Supervisor {
     /// What is known about each file, in order of their names. Changes with every step.
     pub(crate) fn status(&self) -> published::Receiver<Arc<[FileStatus]>> {
         self.status.clone()
+    }
+
+    /// Where orders about plugins are given.
+    pub(crate) fn orders(&self) -> Orders {
+        Orders(self.orders.clone())
     }
 
     /// Looks into the directory at once, and judges anew what was refused. Returns when it has looked; what it found

@@ -15,6 +15,7 @@ mod membership;
 mod monitor_life;
 mod node_peers;
 mod oracle;
+mod plugin_life;
 mod reload;
 mod requests;
 mod scripts_and_logs;

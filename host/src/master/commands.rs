@@ -1,4 +1,4 @@
-//! The three commands of clients, and the host's own module that lists plugins.
+//! The three commands of clients, and the host's own module for plugins.
 
 use muster_plugin_api::Role;
 use serde::Deserialize;
@@ -9,6 +9,7 @@ use super::Master;
 use crate::{
     modules::call::ClientIdentity,
     peers::To,
+    plugin::orders::Action,
     session::Reply,
     wire::{self, Topic, envelope},
 };
@@ -60,16 +61,40 @@ impl Master {
     }
 
     /// Answers the host's own module `__plugins__`.
-    pub(super) fn list_plugins(&self, reply: Reply, body: &str) {
+    pub(super) fn ask_plugins(&self, client: &ClientIdentity, reply: Reply, body: &str) {
         #[derive(Deserialize)]
         struct Ask {
             #[serde(default)]
             action: String,
+            #[serde(default)]
+            name: String,
         }
         let ask: Result<Ask, _> = serde_json::from_str(body);
         match ask {
             Ok(ask) if ask.action == "list" => answer(Some(reply), Ok(self.plugins())),
-            Ok(ask) => reply.refuse(&format!("unknown action:{}; there is \"list\"", ask.action)),
+            Ok(ask) => match (Action::of(&ask.action), self.plugins.get()) {
+                (Some(action), Some((_, orders))) => {
+                    let permitted = client.level == 1;
+                    info!(
+                        target: "audit",
+                        client = %client.id, user = client.user, ?action, plugin = ask.name, permitted, "plugin order"
+                    );
+                    if !permitted {
+                        return reply.refuse("Command permission denied");
+                    }
+                    let orders = orders.clone();
+                    tokio::spawn(async move {
+                        match orders.give(action, ask.name.clone()).await {
+                            Ok(text) => answer(Some(reply), Ok(json!({ "name": ask.name, "text": text }))),
+                            Err(text) => reply.refuse(&text),
+                        }
+                    });
+                }
+                _ => reply.refuse(&format!(
+                    "unknown action:{}; there are list, rollback, pin, unpin and unquarantine",
+                    ask.action
+                )),
+            },
             Err(_) => reply.refuse("expected an object with an action, such as {\"action\":\"list\"}"),
         }
     }

@@ -3,10 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicI32, AtomicU64, Ordering},
-    },
+    sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -18,7 +15,7 @@ use abi_stable::{
 use bytes::Bytes;
 use muster_plugin_api::{
     RequestError, Role,
-    abi::{HostApi, HostApi_TO, HostObj, Mail, PluginObj, ask},
+    abi::{HostApi, HostApi_TO, HostObj, Mail, PluginObj, ask, tell},
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -26,6 +23,7 @@ use super::{
     call::Source,
     calls::Calls,
     mailbox::{Mailbox, Post},
+    presence::{Presence, Step},
     services::{Asker, Operation, Services},
 };
 use crate::{
@@ -46,6 +44,8 @@ pub(crate) struct Instance {
     pub(crate) number: u32,
     pub(crate) module: ModuleId,
     pub(crate) role: Role,
+    /// How long a request to it may take, if it says so.
+    pub(crate) deadline: Option<Duration>,
     pub(crate) services: Arc<dyn Services>,
 }
 
@@ -67,14 +67,6 @@ pub(crate) struct Left {
     pub(crate) library: Option<Library>,
     /// The threads that were there before the library was opened: none of them can be inside it.
     pub(crate) bystanders: Bystanders,
-}
-
-/// Where the thread is, for those who watch it from outside.
-#[derive(Debug, Default)]
-pub(crate) struct Presence {
-    /// When the turn under way began, in nanoseconds of [`monotonic_ns`]; 0 outside the plugin.
-    in_plugin_since: AtomicU64,
-    tid: AtomicI32,
 }
 
 /// The host, as one generation sees it.
@@ -104,7 +96,7 @@ impl Actor {
         instances: Arc<[Instance]>,
     ) -> std::io::Result<(Actor, oneshot::Receiver<Result<(), String>>)> {
         let mailbox = Arc::new(Mailbox::new(Arc::new(Calls::new(instances.clone()))));
-        let presence = Arc::new(Presence::default());
+        let presence = mailbox.presence().clone();
         let (ready, created) = oneshot::channel();
         let host =
             Host { generation, instances: instances.clone(), mailbox: mailbox.clone(), runtime: Handle::current() };
@@ -129,7 +121,7 @@ impl Drop for Actor {
 
 /// The whole life of a generation's thread.
 fn live(path: &std::path::Path, host: Host, presence: &Presence, ready: oneshot::Sender<Result<(), String>>) -> Left {
-    presence.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
+    presence.arrive();
     let _mark = HostThread::mark();
     let bystanders = Bystanders::now();
     let mailbox = host.mailbox.clone();
@@ -276,45 +268,9 @@ impl Instance {
 
 impl std::fmt::Debug for Instance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Instance { number, module, role, services: _ } = self;
+        let Instance { number, module, role, deadline: _, services: _ } = self;
         write!(f, "Instance({number}: {module} as {})", role_name(*role))
     }
-}
-
-// === impl Presence ===
-
-impl Presence {
-    /// For how long the turn under way has lasted; `None` outside the plugin.
-    pub(crate) fn inside_for(&self) -> Option<Duration> {
-        match self.in_plugin_since.load(Ordering::SeqCst) {
-            0 => None,
-            since => Some(Duration::from_nanos(monotonic_ns().saturating_sub(since))),
-        }
-    }
-
-    /// The thread; 0 before it runs.
-    pub(crate) fn tid(&self) -> i32 {
-        self.tid.load(Ordering::SeqCst)
-    }
-
-    /// How much processor time the thread has used; `None` when it is gone.
-    pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        let text = std::fs::read_to_string(format!("/proc/self/task/{}/schedstat", self.tid())).ok()?;
-        text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
-    }
-
-    fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.in_plugin_since.store(monotonic_ns(), Ordering::SeqCst);
-        let result = work();
-        self.in_plugin_since.store(0, Ordering::SeqCst);
-        result
-    }
-}
-
-/// Nanoseconds on the monotonic clock, from an arbitrary start; never 0.
-fn monotonic_ns() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    u64::try_from(START.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 // === impl HostSide ===
@@ -379,6 +335,11 @@ impl HostApi for HostSide {
 
     fn tell(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) -> i64 {
         const REFUSED: i64 = -1;
+        if op == tell::STEP {
+            let kind = u32::try_from(n).unwrap_or_default();
+            self.0.mailbox.presence().step(Step { instance, kind });
+            return 1;
+        }
         fence(|| {
             let described = self.instance(instance)?;
             let operation = Operation { op, a: a.as_str(), b: b.as_str(), n, body: body.as_slice() };

@@ -86,7 +86,7 @@ impl Candidate {
             refused: Refusal::NotCreated(format!("there can be no further thread ({error})")).into(),
             leftover: None,
         })?;
-        modules.watch_deadlines(actor.mailbox.calls());
+        modules.watch(&actor.mailbox);
         let outcome = match timeout_at(deadline, ready).await {
             Ok(Ok(Ok(()))) => {
                 created();
@@ -132,6 +132,7 @@ impl Candidate {
                 number,
                 module: ModuleId::from(module.id.as_str()),
                 role,
+                deadline: module.deadline_ms.map(Duration::from_millis),
                 services: services.clone(),
             })
             .collect();
@@ -169,6 +170,11 @@ impl Running {
             Some((instance.number, role, manifest, *schedule))
         });
         Offer { owner: owner.clone(), place, mailbox: self.actor.mailbox.clone(), modules: modules.collect() }
+    }
+
+    /// Of its package.
+    pub(crate) fn version(&self) -> String {
+        self.manifest.version.clone()
     }
 
     /// What is told about it.

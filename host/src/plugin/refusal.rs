@@ -66,6 +66,17 @@ pub(crate) enum Refusal {
     NotStarted { module: String, role: String, reason: String },
     #[error("it could not be created: {0}")]
     NotCreated(String),
+    #[error("it is quarantined: {0}; `muster plugin unquarantine` has it tried again")]
+    Quarantined(String),
+    #[error(
+        "generation {generation} (version {version}) was rolled back: {why}; it is not loaded again until the file changes"
+    )]
+    RolledBack { generation: u64, version: String, why: String },
+    #[error(
+        "{generations} older generations of it are still mapped ({bytes} bytes), and at most {cap} may be: restart the \
+         daemon, or wait until they can be unloaded, which is tried every {rescan}"
+    )]
+    StillMapped { generations: usize, bytes: u64, cap: usize, rescan: String },
     #[error("it had not started after {}: look for work in `create` or `start` that does not end", human(.0))]
     StartTimeout(Duration),
 }

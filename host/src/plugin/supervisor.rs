@@ -17,11 +17,14 @@ use tokio::{
 use super::{
     Config,
     generation::{Candidate, NotStarted, Running},
-    lifecycle::{Life, Order, Verdict},
+    history::{By, History},
+    lifecycle::{Life, Order, State, Verdict},
+    orders::Action,
     preflight::Refused,
+    quarantine::Quarantine,
     refusal::Refusal,
     settle::ContentHash,
-    status::{FileStatus, StillMapped},
+    status::FileStatus,
     unload::Leftover,
     vet::{Vetter, remove_copy},
     watch::{self, Hints},
@@ -30,6 +33,13 @@ use crate::{
     ids::Generation,
     modules::{Modules, schedule},
 };
+
+mod leftovers;
+mod orders;
+mod probation;
+
+use leftovers::Remains;
+use probation::{JUDGE, Warm};
 
 /// The longest that [`Supervisor::settled`](super::Supervisor::settled) waits, for a copy that is still under way when the daemon starts.
 const PATIENCE_AT_START: Duration = Duration::from_secs(15);
@@ -45,6 +55,7 @@ pub(super) enum Input {
     Retired { file: Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>> },
     Retried { generation: Generation, outcome: Result<(), Box<Leftover>> },
     Rescan { done: oneshot::Sender<()> },
+    Order { action: Action, name: String, done: oneshot::Sender<Result<String, String>> },
     Shutdown { grace: Duration, done: oneshot::Sender<Vec<String>> },
 }
 
@@ -53,6 +64,7 @@ struct Shared {
     config: Config,
     modules: Arc<Modules>,
     vetter: Vetter,
+    quarantine: Arc<Quarantine>,
     reports: mpsc::Sender<Input>,
 }
 
@@ -61,18 +73,18 @@ struct Slot {
     life: Life,
     place: u64,
     running: Option<Running>,
+    /// What `running` replaced, while that is on probation.
+    warm: Option<Warm>,
     draining: BTreeSet<Generation>,
+    /// New files are not loaded.
+    pinned: bool,
+    /// There is a new file, and it was not loaded.
+    ignored: bool,
+    history: History,
     /// It was there when the daemon started, and is not settled yet.
     awaited: bool,
     /// It was there when the daemon started: ids go by name then, not by who is faster.
     first: bool,
-}
-
-/// A library that is still mapped, and whether somebody is trying to unload it.
-struct Remains {
-    file: Arc<str>,
-    told: StillMapped,
-    leftover: Option<Leftover>,
 }
 
 /// The supervisor's own state: one owner, one writer.
@@ -99,9 +111,10 @@ impl Task {
         config: Config,
         modules: Arc<Modules>,
     ) -> io::Result<(Task, mpsc::Sender<Input>, mpsc::Receiver<Input>)> {
-        let vetter = Vetter::new(&config)?;
+        let quarantine = Quarantine::open(config.state.clone());
+        let vetter = Vetter::new(&config, quarantine.clone())?;
         let (reports, inputs) = mpsc::channel(REPORTS);
-        let shared = Shared { config, modules, vetter, reports: reports.clone() };
+        let shared = Shared { config, modules, vetter, quarantine, reports: reports.clone() };
         let task = Task {
             shared: Arc::new(shared),
             slots: BTreeMap::new(),
@@ -129,6 +142,7 @@ impl Task {
     /// Works until it is told to shut down.
     pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         let modules = self.shared.modules.clone();
+        let upset = modules.clone();
         let mut attendants = JoinSet::new();
         attendants.spawn({
             let modules = modules.clone();
@@ -143,6 +157,8 @@ impl Task {
         let mut hints = Hints::new(&directory);
         let mut rescan = tokio::time::interval(self.shared.config.rescan);
         rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut judge = tokio::time::interval(JUDGE);
+        judge.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let gone_at = self.slots.values().filter_map(|slot| slot.life.gone_at(self.shared.config.gone)).min();
             let gone_at = gone_at.map(tokio::time::Instant::from_std);
@@ -158,6 +174,8 @@ impl Task {
                     Some(input) => self.take(input, &directory),
                 },
                 () = hints.next() => self.look(&directory),
+                () = upset.upset() => self.judge(),
+                _ = judge.tick(), if self.slots.values().any(|slot| slot.warm.is_some()) => self.judge(),
                 _ = rescan.tick() => {
                     hints.renew();
                     self.retry_unloading();
@@ -185,6 +203,8 @@ impl Task {
                     return;
                 }
                 Input::Rescan { done } => done.send(()).unwrap_or(()),
+                // Whoever asked may not want to know any more.
+                Input::Order { name, done, .. } => drop(done.send(Err(format!("there is no plugin {name}")))),
                 other => tracing::error!(?other, "there are no plugins that this could be about"),
             }
         }
@@ -204,10 +224,15 @@ impl Task {
             Input::Retried { generation, outcome } => {
                 if let Err(leftover) = outcome {
                     self.keep(generation, *leftover);
-                } else if let Some(remains) = self.remains.remove(&generation) {
-                    tracing::info!(file = &*remains.file, %generation, "unloaded after all");
+                    return;
                 }
-                return;
+                let Some(remains) = self.remains.remove(&generation) else { return };
+                tracing::info!(file = &*remains.file, %generation, "unloaded after all");
+                let Some(slot) = self.slots.get_mut(&remains.file) else { return };
+                let full = |refused: &Refused| matches!(refused.refusal, Refusal::StillMapped { .. });
+                if slot.life.refusal().is_some_and(full) {
+                    slot.life.reconsider();
+                }
             }
             Input::Rescan { done } => {
                 for slot in self.slots.values_mut() {
@@ -217,6 +242,14 @@ impl Task {
                 self.look(directory);
                 // Whoever asked may not want to know any more.
                 done.send(()).unwrap_or(());
+                return;
+            }
+            Input::Order { action, name, done } => {
+                let outcome = self.obey(action, &name);
+                self.look(directory);
+                self.publish();
+                // Whoever asked may not want to know any more.
+                drop(done.send(outcome));
                 return;
             }
             // Taken by the loop, which ends with it.
@@ -247,7 +280,18 @@ impl Task {
         let mut forget = Vec::new();
         let mut orders = Vec::new();
         for (file, slot) in &mut self.slots {
-            match slot.life.look(seen.remove(&**file), now, gone) {
+            let look = seen.remove(&**file);
+            if let Some(fingerprint) = look
+                && slot.pinned
+                && slot.running.is_some()
+            {
+                let ignored = !slot.life.look_only(fingerprint);
+                if ignored && !std::mem::replace(&mut slot.ignored, ignored) {
+                    tracing::warn!(file = &**file, "the file has changed, and is not loaded: it is pinned");
+                }
+                continue;
+            }
+            match slot.life.look(look, now, gone) {
                 Some(Order::Forget) => forget.push(file.clone()),
                 Some(order) => orders.push((file.clone(), order)),
                 None => {}
@@ -261,8 +305,18 @@ impl Task {
             }
             let place = self.next_place;
             self.next_place += 1;
-            let (running, draining) = (None, BTreeSet::new());
-            let slot = Slot { life, place, running, draining, awaited: is_first_look, first: is_first_look };
+            let slot = Slot {
+                life,
+                place,
+                running: None,
+                warm: None,
+                draining: BTreeSet::new(),
+                pinned: false,
+                ignored: false,
+                history: History::default(),
+                awaited: is_first_look,
+                first: is_first_look,
+            };
             self.slots.insert(file, slot);
         }
         for file in forget {
@@ -295,6 +349,7 @@ impl Task {
         let Some(slot) = self.slots.get_mut(file) else { return };
         if let Verdict::Refused(_, _, refused) = &verdict {
             log_refusal(file, refused, slot.running.is_some());
+            slot.note_refusal(refused);
         }
         slot.life.vetted(verdict);
         let Some(candidate) = candidate else { return };
@@ -306,8 +361,14 @@ impl Task {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, Refusal::from(taken).into());
         }
+        if let Some(refusal) = self.too_many_mapped(file) {
+            remove_copy(&candidate.path);
+            return self.refuse(file, candidate.hash, refusal.into());
+        }
         let (shared, file) = (self.shared.clone(), file.clone());
         self.steps.spawn(async move {
+            // Should the daemon die in here, its successor will know of what.
+            let marker = shared.quarantine.begin(candidate.hash, &file).await;
             let (hash, path) = (candidate.hash, candidate.path.clone());
             let (created, was_created) = oneshot::channel();
             let start = candidate.start(&shared.config, &shared.modules, || {
@@ -320,6 +381,7 @@ impl Task {
                 }
             };
             let (outcome, ()) = tokio::join!(start, tell);
+            drop(marker);
             if outcome.as_ref().is_err_and(|not_started| not_started.leftover.is_none()) {
                 // Nothing is mapped from it; it may never have been opened.
                 remove_copy(&path);
@@ -345,15 +407,17 @@ impl Task {
             self.displace(&rival.0, reason.into());
         }
         if let Err(taken) = self.shared.modules.install(running.offer(file, place)) {
-            self.end(file, running, "it was not served");
+            self.end(file, running, Duration::ZERO, "it was not served");
             return self.refuse(file, hash, Refusal::from(taken).into());
         }
         let Some(slot) = self.slots.get_mut(file) else { return };
         slot.life.started(hash);
         let old = slot.running.replace(running);
+        let from = old.as_ref().map(|old| old.actor.generation);
+        slot.history.add(By::File, from, Some(generation), "running".to_owned());
         tracing::info!(file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), "running");
         if let Some(old) = old {
-            self.end(file, old, "it was replaced before it answered");
+            self.keep_warm(file, old);
             self.reconsider_rivals(file);
         }
     }
@@ -392,19 +456,23 @@ impl Task {
     fn refuse(&mut self, file: &Arc<str>, hash: ContentHash, refused: Refused) {
         let Some(slot) = self.slots.get_mut(file) else { return };
         log_refusal(file, &refused, slot.running.is_some());
+        slot.note_refusal(&refused);
         slot.life.failed(hash, refused);
     }
 
     /// Takes a file's modules out of service.
     fn unload(&mut self, file: &Arc<str>, why: &str) {
         self.shared.modules.retire(file);
-        let Some(running) = self.slots.get_mut(file).and_then(|slot| slot.running.take()) else { return };
-        self.end(file, running, why);
+        self.end_probation(file, why);
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        let Some(running) = slot.running.take() else { return };
+        slot.history.add(By::File, Some(running.actor.generation), None, why.to_owned());
+        self.end(file, running, self.shared.config.drain, why);
         self.reconsider_rivals(file);
     }
 
     /// Lets a generation end that is not routed to any more.
-    fn end(&mut self, file: &Arc<str>, running: Running, why: &str) {
+    fn end(&mut self, file: &Arc<str>, running: Running, drain: Duration, why: &str) {
         // At once, so that whoever still holds the old route is sent to the new one.
         running.actor.mailbox.drain();
         let generation = running.actor.generation;
@@ -413,50 +481,9 @@ impl Task {
         }
         let (shared, file, why) = (self.shared.clone(), file.clone(), why.to_owned());
         self.steps.spawn(async move {
-            let outcome = running.retire(shared.config.drain, &why).await;
+            let outcome = running.retire(drain, &why).await;
             shared.report(Input::Retired { file, generation, outcome }).await;
         });
-    }
-
-    fn retired(&mut self, file: &Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>>) {
-        match outcome {
-            Ok(()) => {
-                tracing::info!(file = &**file, %generation, "unloaded");
-                // The loader unmaps what it could not unmap before when something else is closed.
-                self.retry_unloading();
-            }
-            Err(leftover) => self.remember(file, *leftover),
-        }
-        let Some(slot) = self.slots.get_mut(file) else { return };
-        slot.draining.remove(&generation);
-        if slot.running.is_none() && slot.draining.is_empty() {
-            slot.life.retired();
-        }
-    }
-
-    fn remember(&mut self, file: &Arc<str>, leftover: Leftover) {
-        let Leftover { generation, bytes, ref reason, .. } = leftover;
-        tracing::warn!(file = &**file, %generation, bytes, reason, "retired, still mapped");
-        let told = StillMapped::of(&leftover);
-        self.remains.insert(generation, Remains { file: file.clone(), told, leftover: Some(leftover) });
-    }
-
-    fn keep(&mut self, generation: Generation, leftover: Leftover) {
-        if let Some(remains) = self.remains.get_mut(&generation) {
-            remains.told = StillMapped::of(&leftover);
-            remains.leftover = Some(leftover);
-        }
-    }
-
-    fn retry_unloading(&mut self) {
-        for (generation, remains) in &mut self.remains {
-            let Some(leftover) = remains.leftover.take() else { continue };
-            let (shared, generation) = (self.shared.clone(), *generation);
-            self.steps.spawn(async move {
-                let outcome = leftover.retry().await;
-                shared.report(Input::Retried { generation, outcome }).await;
-            });
-        }
     }
 
     fn publish(&mut self) {
@@ -466,13 +493,21 @@ impl Task {
             .iter_mut()
             .map(|(file, slot)| {
                 slot.life.refresh(now);
-                let (state, since) = slot.life.state();
+                let hang = slot.running.as_ref().and_then(|running| running.actor.mailbox.hang());
+                let (state, since) = match &hang {
+                    Some(hang) if slot.life.state().0 == State::Running => (State::Hung, hang.since),
+                    _ => slot.life.state(),
+                };
                 let of_file = |remains: &&Remains| remains.file == *file;
                 FileStatus {
                     file: file.clone(),
                     state,
                     since,
                     refused: slot.life.refusal().cloned(),
+                    hang,
+                    pinned: slot.pinned.then_some(slot.ignored),
+                    probation: slot.probation(),
+                    history: slot.history.clone(),
                     serving: slot.running.as_ref().map(Running::status),
                     draining: slot.draining.iter().copied().collect(),
                     still_mapped: self.remains.values().filter(of_file).map(|remains| remains.told.clone()).collect(),
@@ -512,7 +547,7 @@ impl Task {
                 Ok(Some(Input::Retired { file, generation, outcome })) => self.retired(&file, generation, outcome),
                 Ok(Some(Input::Started { file, outcome, .. })) => {
                     if let Ok(running) = *outcome {
-                        self.end(&file, running, "the daemon is stopping");
+                        self.end(&file, running, Duration::ZERO, "the daemon is stopping");
                     }
                 }
                 Ok(Some(_)) => {}
@@ -532,19 +567,21 @@ impl Task {
     }
 }
 
+// === impl Slot ===
+
+impl Slot {
+    fn note_refusal(&mut self, refused: &Refused) {
+        let from = self.running.as_ref().map(|running| running.actor.generation);
+        self.history.add(By::File, from, None, format!("refused: {}", refused.refusal));
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {
     async fn report(&self, input: Input) {
         // The supervisor is gone: so is what this was about.
         drop(self.reports.send(input).await);
-    }
-}
-
-impl StillMapped {
-    fn of(leftover: &Leftover) -> StillMapped {
-        let Leftover { generation, reason, bytes, since, .. } = leftover;
-        StillMapped { generation: *generation, reason: reason.clone(), bytes: *bytes, since: *since }
     }
 }
 

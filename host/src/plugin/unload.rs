@@ -120,6 +120,8 @@ impl Leftover {
         let (done, outcome) = oneshot::channel();
         let (generation, since, path, facts) = (self.generation, self.since, self.path.clone(), self.facts.clone());
         let work = move || {
+            // Two that unload at a time are not inside each other's library.
+            let _mark = HostThread::mark();
             // Whoever waits may have lost patience.
             drop(done.send(self.finish()));
         };
