@@ -17,7 +17,10 @@ use tokio_util::sync::CancellationToken;
 use self::directory::Directory;
 use crate::{
     ids::ModuleId,
-    modules::{Modules, services::Asker},
+    modules::{
+        Modules,
+        services::{Asker, Operation},
+    },
     values::Values,
 };
 
@@ -76,12 +79,8 @@ impl App {
     }
 
     /// Does an operation of `abi::ask` that both roles have; the others are refused.
-    pub(crate) fn ask(&self, asker: Asker, op: u32, n: u64) {
+    pub(crate) fn ask(&self, asker: Asker, op: u32) {
         match op {
-            ask::SLEEP => drop(self.runtime.spawn(async move {
-                tokio::time::sleep(Duration::from_millis(n)).await;
-                asker.answer(b"", b"");
-            })),
             ask::FIGURES => drop(self.runtime.spawn_blocking(move || match figures::of(std::process::id()) {
                 Ok(figures) => asker.answer(b"null", Body::of(&figures).unwrap_or_default().as_str().as_bytes()),
                 Err(error) => asker.fail(RequestError::Refused(format!("no figures of this process: {error}"))),
@@ -92,7 +91,8 @@ impl App {
     }
 
     /// Does an operation of `abi::tell` that both roles have.
-    pub(crate) fn tell(&self, module: &ModuleId, op: u32, a: &str, n: u64, body: &[u8]) -> i64 {
+    pub(crate) fn tell(&self, module: &ModuleId, operation: Operation<'_>) -> i64 {
+        let Operation { op, a, b: _, n, body } = operation;
         match op {
             tell::PUT => self.values.put(module, a, body),
             tell::REMOVE => return i64::from(self.values.remove(module, a)),

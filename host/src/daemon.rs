@@ -44,6 +44,9 @@ const SWEEP: Duration = Duration::from_millis(250);
 /// How long the word that the daemon is ready waits for the master's own monitor. It is on this machine.
 const OWN_MONITOR_WITHIN: Duration = Duration::from_secs(5);
 
+/// What modules get of the grace period; the rest is for answers that are on their way out.
+const MODULES_SHARE: f64 = 0.8;
+
 /// A daemon could not start, or could not end in order.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -121,7 +124,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     // Bound first, so that a busy port is known at once; but nobody is let in before all plugins are ready.
     let listener = bind(&config.listen.to_string()).await?;
     let store = Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?;
-    let modules = Arc::new(Modules::new(&[plugin::MODULE]));
+    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
 
     let peers = Peers::new(
@@ -206,7 +209,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         join(accept).await;
         modules.broadcast_event(Role::Master, &Event::Stopping);
         modules.broadcast_event(Role::Monitor, &Event::Stopping);
-        report(&plugins.shutdown(grace).await);
+        report(&plugins.shutdown(grace.mul_f64(MODULES_SHARE)).await);
         monitoring.cancel();
         join(own_task).await;
         net.close().await;
@@ -276,7 +279,7 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let daemon = &config.daemon;
-    let modules = Arc::new(Modules::new(&[plugin::MODULE]));
+    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
     let identity = Identity {
         id: config.id.as_str().to_owned(),
@@ -314,7 +317,7 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
     let grace = config.daemon.shutdown.grace;
     let end = async {
         modules.broadcast_event(Role::Monitor, &Event::Stopping);
-        report(&plugins.shutdown(grace).await);
+        report(&plugins.shutdown(grace.mul_f64(MODULES_SHARE)).await);
         linking.cancel();
         join(link).await;
     };

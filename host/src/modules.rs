@@ -17,7 +17,7 @@ use bytes::Bytes;
 use muster_plugin_api::{Event, Manifest, Role, Schedule};
 use tokio::sync::Notify;
 
-use crate::ids::{Generation, ModuleId};
+use crate::ids::ModuleId;
 
 pub(crate) mod actor;
 pub(crate) mod call;
@@ -31,10 +31,6 @@ use call::Call;
 use calls::{Calls, Tick};
 use mailbox::{Mailbox, Refused};
 
-/// How long a request may take if its module does not say: longer than any handler that works needs, short enough for a
-/// person who waits.
-pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(15);
-
 /// How often overdue calls are looked for: a deadline is kept to a quarter of a second.
 const SWEEP: Duration = Duration::from_millis(250);
 
@@ -45,6 +41,8 @@ pub(crate) struct Modules {
     ledger: Mutex<Ledger>,
     /// Ids that are the host's own.
     reserved: &'static [&'static str],
+    /// How long a request may take if its module does not say.
+    deadline: Duration,
     /// What ticks has changed.
     rescheduled: Notify,
 }
@@ -56,7 +54,6 @@ pub(crate) struct Route {
     /// Its own id; further ones lead here as well.
     pub(crate) id: ModuleId,
     pub(crate) manifest: Arc<Manifest>,
-    pub(crate) generation: Generation,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) instance: u32,
     schedule: Option<Schedule>,
@@ -82,7 +79,6 @@ pub(crate) struct Offer {
     pub(crate) owner: Arc<str>,
     /// Where its modules stand in lists, among those of other files.
     pub(crate) place: u64,
-    pub(crate) generation: Generation,
     pub(crate) mailbox: Arc<Mailbox>,
     /// Number of the instance, role, manifest, effective schedule.
     pub(crate) modules: Vec<(u32, Role, Arc<Manifest>, Option<Schedule>)>,
@@ -121,9 +117,10 @@ struct Ledger {
 // === impl Modules ===
 
 impl Modules {
-    /// An empty registry, in which no plugin may take a `reserved` id.
-    pub(crate) fn new(reserved: &'static [&'static str]) -> Modules {
-        Modules { routes: ArcSwap::default(), ledger: Mutex::default(), reserved, rescheduled: Notify::new() }
+    /// An empty registry, in which no plugin may take a `reserved` id, and a request to a module that does not say
+    /// otherwise may take as long as `deadline`.
+    pub(crate) fn new(reserved: &'static [&'static str], deadline: Duration) -> Modules {
+        Modules { routes: ArcSwap::default(), ledger: Mutex::default(), reserved, deadline, rescheduled: Notify::new() }
     }
 
     /// Hands a message to the module `id`.
@@ -170,7 +167,7 @@ impl Modules {
 
     /// When a request to the module that begins now has to be over.
     pub(crate) fn deadline(&self, role: Role, id: &str) -> Instant {
-        Instant::now() + self.find(role, id).map_or(DEFAULT_DEADLINE, |route| route.deadline())
+        Instant::now() + self.find(role, id).and_then(|route| route.deadline()).unwrap_or(self.deadline)
     }
 
     /// The ids of all modules in this role, in order of registration: by name of the file at the start of the daemon,
@@ -225,9 +222,9 @@ impl Modules {
             .map(|(instance, role, manifest, schedule)| {
                 let id = ModuleId::from(manifest.id.as_str());
                 let enabled = ledger.enabled.entry((role, id.clone())).or_insert_with(|| Arc::new(true.into())).clone();
-                let (generation, mailbox) = (offer.generation, offer.mailbox.clone());
+                let mailbox = offer.mailbox.clone();
                 let ticking = Arc::default();
-                Arc::new(Route { role, id, manifest, generation, mailbox, instance, schedule, enabled, ticking })
+                Arc::new(Route { role, id, manifest, mailbox, instance, schedule, enabled, ticking })
             })
             .collect();
         let mut files = self.routes.load().files.clone();
@@ -295,6 +292,7 @@ impl Modules {
         loop {
             beat.tick().await;
             let now = Instant::now();
+            crate::batch::rescue(now);
             let tables = self.ledger().calls.clone();
             for calls in tables.iter().filter_map(Weak::upgrade) {
                 calls.expire(now);
@@ -316,8 +314,8 @@ impl Modules {
     /// Gives a module its tick, unless it has not ended the one before.
     fn tick(&self, role: Role, id: &ModuleId) {
         let Some(route) = self.find(role, id.as_str()).filter(|route| route.is_enabled()) else { return };
-        let ticked = Tick::begin(&route.ticking)
-            .is_some_and(|tick| route.mailbox.tick(route.instance, Instant::now() + route.deadline(), tick));
+        let deadline = Instant::now() + route.deadline().unwrap_or(self.deadline);
+        let ticked = Tick::begin(&route.ticking).is_some_and(|tick| route.mailbox.tick(route.instance, deadline, tick));
         if !ticked {
             route.mailbox.calls().figures().ticks_skipped.fetch_add(1, Ordering::Relaxed);
         }
@@ -345,9 +343,9 @@ impl Route {
         self.enabled.load(Ordering::SeqCst)
     }
 
-    /// How long a request may take.
-    pub(crate) fn deadline(&self) -> Duration {
-        self.manifest.deadline_ms.map_or(DEFAULT_DEADLINE, Duration::from_millis)
+    /// How long a request may take, if the module says so.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.manifest.deadline_ms.map(Duration::from_millis)
     }
 
     fn answers_to(&self, id: &str) -> bool {

@@ -87,16 +87,15 @@ impl Store {
 fn write_all(database: &Database, orders: &mpsc::Receiver<(Known, oneshot::Sender<bool>)>) {
     while let Ok(first) = orders.recv() {
         let batch: Vec<_> = std::iter::once(first).chain(orders.try_iter()).collect();
-        let write = || -> Result<(), redb::Error> {
-            let write = database.begin_write()?;
+        let write = || -> Result<(), Box<redb::Error>> {
+            let write = database.begin_write().map_err(boxed)?;
             {
-                let mut table = write.open_table(KNOWN)?;
+                let mut table = write.open_table(KNOWN).map_err(boxed)?;
                 for (known, _) in &batch {
-                    table.insert(known.id.as_str(), known.server_type.as_str())?;
+                    table.insert(known.id.as_str(), known.server_type.as_str()).map_err(boxed)?;
                 }
             }
-            write.commit()?;
-            Ok(())
+            write.commit().map_err(boxed)
         };
         let written = write().inspect_err(|error| error!(%error, "the state could not be written")).is_ok();
         for (_, done) in batch {
@@ -105,6 +104,11 @@ fn write_all(database: &Database, orders: &mpsc::Receiver<(Known, oneshot::Sende
             }
         }
     }
+}
+
+/// redb's errors are large, and rare.
+fn boxed(error: impl Into<redb::Error>) -> Box<redb::Error> {
+    Box::new(error.into())
 }
 
 fn read_known(table: &impl ReadableTable<&'static str, &'static str>) -> Result<HashSet<Known>, redb::StorageError> {

@@ -30,13 +30,13 @@ use abi_stable::{
 pub trait HostApi: Clone + Send + Sync + 'static {
     /// Writes to the host's log. `level` is 1 (error) to 5 (trace), `fields` a JSON object or empty.
     fn log(&self, instance: u32, level: u32, message: RStr<'_>, fields: RStr<'_>);
-    /// Ends the call with this id. `status` is one of [`status`](crate::abi::status). Empty slices are absent fields.
+    /// Ends the call with this id. `status` is one of [`status`]. Empty slices are absent fields.
     fn reply(&self, call: u64, status: u32, error: RSlice<'_, u8>, body: RSlice<'_, u8>);
-    /// Starts an operation of [`ask`](crate::abi::ask). Its outcome comes as a [`kind::COMPLETE`] with this `id`.
+    /// Starts an operation of [mod@ask]. Its outcome comes as a [`kind::COMPLETE`] with this `id`.
     fn ask(&self, instance: u32, id: u64, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>);
-    /// Does an operation of [`tell`](crate::abi::tell) at once. The result is 1 (done), 0 (nobody there) or -1 (refused).
+    /// Does an operation of [mod@tell] at once. The result is 1 (done), 0 (nobody there) or -1 (refused).
     fn tell(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) -> i64;
-    /// Reads something of [`query`](crate::abi::query). Empty when there is nothing.
+    /// Reads something of [mod@query]. Empty when there is nothing.
     fn query(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>) -> RVec<u8>;
     /// Asks for a call of [`RawPlugin::turn`], from any thread.
     #[sabi(last_prefix_field)]

@@ -3,8 +3,9 @@
 
 use muster_tests::compare::ANY_TEXT;
 use muster_tests::config::ConfigDir;
-use muster_tests::daemon::{Daemon, Setup};
+use muster_tests::daemon::{Daemon, FIXTURE_PLUGINS, Setup};
 use muster_tests::deadline::PROCESS;
+use muster_tests::operator::Operator;
 use muster_tests::packet::Packet;
 use muster_tests::peer::Peer;
 use muster_tests::player::Player;
@@ -18,8 +19,13 @@ fn ours(name: &str) -> Transcript {
     Transcript::load(name).closing_after_disconnect()
 }
 
+/// A master with the modules that the recorded one had, and nobody who watches who comes and goes.
+fn recorded() -> Setup {
+    Setup::master().plugins(&FIXTURE_PLUGINS)
+}
+
 async fn replays(transcript: Transcript) {
-    let master = Setup::master().start().await;
+    let master = recorded().start().await;
     Player::replay(master.address(), &transcript).await;
     master.shutdown().await;
 }
@@ -65,7 +71,7 @@ async fn a_refused_token_is_answered_and_disconnected() {
 async fn a_monitor_whose_token_was_refused_is_not_let_in_by_reconnect() {
     let refusal = json!({"code": -1, "msg": ANY_TEXT});
     let transcript = ours("monitor-register-bad-token").instead(12, &refusal, "Q6, auth.reconnect = known");
-    let master = Setup::master().start().await;
+    let master = recorded().start().await;
     let mut player = Player::new(master.address());
     player.play(&transcript).await;
     drop(player);
@@ -74,7 +80,7 @@ async fn a_monitor_whose_token_was_refused_is_not_let_in_by_reconnect() {
 
 #[tokio::test]
 async fn an_open_master_lets_a_refused_monitor_in_by_reconnect_as_the_original_does() {
-    let master = Setup::master().set("auth.reconnect", "open").start().await;
+    let master = recorded().set("auth.reconnect", "open").start().await;
     Player::replay(master.address(), &ours("monitor-register-bad-token")).await;
     master.shutdown().await;
 }
@@ -86,7 +92,7 @@ async fn a_monitor_comes_back_by_reconnect_without_a_token() {
 
 #[tokio::test]
 async fn a_peer_that_says_disconnect_is_let_go_and_its_connection_closed() {
-    let master = Setup::master().start().await;
+    let master = recorded().start().await;
     let mut monitor = Peer::monitor(master.address(), "chat-server-1", "chat").await;
     monitor.send(&Packet::Disconnect).await;
     assert_eq!(monitor.expect_closed().await, []);
@@ -104,7 +110,7 @@ async fn a_peer_that_says_disconnect_is_let_go_and_its_connection_closed() {
 
 #[tokio::test]
 async fn a_pull_module_asks_every_monitor_on_schedule() {
-    let master = Setup::master().set("modules.timeReport.interval", "1").start().await;
+    let master = recorded().set("modules.timeReport.interval", "1").start().await;
     let transcript = ours("time-report-pull").adjusted(Direction::ToPeer, OWN_MONITOR, |message| {
         if message["respId"] == 1 {
             message["body"]["master-server-1"] = json!("the time");
@@ -123,7 +129,7 @@ async fn what_monitors_push_is_kept_for_clients() {
 
 #[tokio::test]
 async fn enabling_a_pull_module_runs_its_first_round_at_once() {
-    let master = Setup::master().set("modules.timeReport.interval", "3600").start().await;
+    let master = recorded().set("modules.timeReport.interval", "3600").start().await;
     let mut client = Peer::admin(master.address(), "client-1").await;
     let body = json!({"clientId": "client-1", "username": "admin"});
     assert_eq!(client.command("disable", "timeReport", body.clone()).await["body"], 1);
@@ -148,14 +154,14 @@ async fn commands_answer_as_the_original_and_are_forwarded_without_client_id() {
         .instead(26, &forwarded("enable"), q18)
         .or_instead(26, &bare("enable"))
         .without(35, "no schedule here, so that the master's own monitor reports nothing");
-    let master = Setup::master().without_plugins(&["no_handlers"]).start().await;
+    let master = recorded().without_plugins(&["no_handlers"]).start().await;
     Player::replay(master.address(), &transcript).await;
     master.shutdown().await;
 }
 
 #[tokio::test]
 async fn unknown_disabled_and_handlerless_modules_are_told_apart() {
-    let master = Setup::master().start().await;
+    let master = recorded().start().await;
     let transcript = ours("module-errors").without(38, "no schedule here");
     let mut player = Player::new(master.address());
     player.play(&transcript.part(1, 30)).await;
@@ -191,7 +197,7 @@ async fn a_request_to_an_unknown_id_is_not_remembered() {
 
 #[tokio::test]
 async fn a_second_monitor_with_an_id_is_a_slave_and_follows_the_first() {
-    let master = Setup::master().start().await;
+    let master = recorded().start().await;
     let transcript = ours("slave-same-id").without(36, "Q14: the oldest slave is promoted");
     let mut player = Player::new(master.address());
     player.play(&transcript).await;
@@ -243,7 +249,8 @@ async fn a_server_that_leaves_and_joins_again_is_announced() {
 }
 
 /// Until all three servers have lost their links and come back: connections 5, 6 and 7.
-async fn come_back(player: &mut Player) {
+async fn come_back(master: &Daemon, player: &mut Player) {
+    let mut operator = Operator::log_in(master.address()).await;
     for name in ["pomelo-app-start", "pomelo-server-leaves", "pomelo-server-joins-late"] {
         player.play(&ours(name)).await;
     }
@@ -253,6 +260,8 @@ async fn come_back(player: &mut Player) {
     player.cut(4);
     assert_eq!(player.peer(2).expect_monitor_message().await["body"], removed("chat-server-1"));
     player.cut(2);
+    // Nobody is left to be told; the master must have noticed before the first of them comes back.
+    operator.wait_until_gone("connector-server-1").await;
     let transcript = ours("pomelo-links-break-reconnect")
         .without_all("systemInfo and nodeInfo come with a later issue", |line| {
             ["systemInfo", "nodeInfo"].iter().any(|module| line.message()["moduleId"] == **module)
@@ -261,7 +270,8 @@ async fn come_back(player: &mut Player) {
             let message = line.message();
             message["reqId"].is_string() || message["respId"].is_string()
         })
-        .adjusted(Direction::ToPeer, "Q4: info.pid is set on reconnect, too", with_pids);
+        .adjusted(Direction::ToPeer, "Q4: info.pid is set on reconnect, too", with_pids)
+        .with_fresher_maps("PROTOCOL 11.3: the map is that of the moment in which it is sent; who came back is in it");
     player.play(&transcript).await;
 }
 
@@ -288,7 +298,7 @@ fn with_pids(message: &mut Value) {
 #[tokio::test]
 async fn servers_that_come_back_get_the_whole_map_and_are_announced() {
     let (master, mut player) = application_master().await;
-    come_back(&mut player).await;
+    come_back(&master, &mut player).await;
     player.finish().await;
     master.shutdown().await;
 }
@@ -296,7 +306,7 @@ async fn servers_that_come_back_get_the_whole_map_and_are_announced() {
 #[tokio::test]
 async fn the_console_lists_stops_and_passes_crons_and_blacklists_on() {
     let (master, mut player) = application_master().await;
-    come_back(&mut player).await;
+    come_back(&master, &mut player).await;
     player.play(&ours("console-basic").without(24, "Q20: a request has one response")).await;
     player.finish().await;
     master.shutdown().await;
@@ -305,7 +315,7 @@ async fn the_console_lists_stops_and_passes_crons_and_blacklists_on() {
 #[tokio::test]
 async fn a_level_two_user_may_look_and_not_touch() {
     let (master, mut player) = application_master().await;
-    come_back(&mut player).await;
+    come_back(&master, &mut player).await;
     let denied =
         json!({"respId": 5, "error": {"message": "Command permission denied", "stack": ANY_TEXT}, "body": null});
     let hole = "PROTOCOL 6.3: the original leaves blacklist and addCron open to everybody";
@@ -319,11 +329,11 @@ async fn a_level_two_user_may_look_and_not_touch() {
 #[tokio::test]
 async fn kill_is_answered_by_every_monitor_and_ends_the_master() {
     let (mut master, mut player) = application_master().await;
-    come_back(&mut player).await;
+    come_back(&master, &mut player).await;
     player.play(&ours("console-basic").part(1, 5)).await;
     player.cut(5);
     for conn in [6, 7] {
-        let request = player.peer(conn).answer_next(json!(1), Value::Null).await;
+        let request = player.peer(conn).as_monitor().answer_next(json!(1), Value::Null).await;
         assert_eq!(request["body"], json!({"action": "removeServer", "id": "chat-server-1"}));
     }
     player.play(&ours("console-kill").part(1, 7)).await;

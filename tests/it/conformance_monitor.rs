@@ -1,6 +1,6 @@
 //! The recordings, with the master's part played to our monitor.
 
-use muster_tests::daemon::{Daemon, Setup};
+use muster_tests::daemon::{Daemon, FIXTURE_PLUGINS, Setup};
 use muster_tests::packet::Packet;
 use muster_tests::stage::Stage;
 use muster_tests::transcript::{Direction, Transcript};
@@ -18,9 +18,10 @@ fn with_token_on_reconnect(transcript: Transcript, server_type: &str) -> Transcr
     })
 }
 
-/// Our monitor with the info that the recordings have; ready to be started beside the stage.
+/// Our monitor with the info and the modules that the recordings have, so without the watcher, which would subscribe;
+/// ready to be started beside the stage.
 fn recorded_monitor(stage: &Stage, id: &str, server_type: &str, port: u16) -> Setup {
-    let setup = Setup::monitor(stage.address(), id, server_type);
+    let setup = Setup::monitor(stage.address(), id, server_type).plugins(&FIXTURE_PLUGINS);
     setup.info("host", "127.0.0.1").info("port", &port.to_string())
 }
 
@@ -55,7 +56,6 @@ async fn our_monitor_does_not_give_up_when_its_token_is_refused() {
     let mut stage = Stage::listen().await;
     let transcript = Transcript::load("monitor-register-bad-token");
     let setup = recorded_monitor(&stage, "connector-server-1", "connector", 4018);
-    // Ready is a monitor that has registered, so this one is not; the stage alone decides when the test is over.
     let again = async {
         stage.play_part(&transcript, 1, 6).await;
         stage.accept(2).await;
@@ -185,6 +185,38 @@ async fn our_monitor_subscribes_records_and_confirms_what_the_watcher_says() {
     let info = [("clientPort", "3014"), ("frontend", "true")];
     let setup = application_server(&stage, "gate-server-1", "gate", &info);
     let (monitor, ()) = tokio::join!(setup.start(), stage.play(&transcript));
+    monitor.shutdown().await;
+}
+
+/// The original subscribes once, and counts on `replaceServer` after that. A master that lost its watcher with its life,
+/// or got it later, would not send one; to subscribe again changes nothing for those that do.
+#[tokio::test]
+async fn our_monitor_subscribes_again_on_a_new_link_and_records_itself_once() {
+    let mut stage = Stage::listen().await;
+    let transcript = Transcript::load("pomelo-app-start").only(&[1]);
+    let info = [("clientPort", "3014"), ("frontend", "true")];
+    let setup = application_server(&stage, "gate-server-1", "gate", &info);
+    let (monitor, ()) = tokio::join!(setup.start(), stage.play(&transcript));
+    stage.cut(1);
+    stage.accept(2).await;
+    let peer = stage.peer(2);
+    assert!(matches!(peer.next().await, Some(Packet::Connect(_))));
+    peer.send(&Packet::Connack).await;
+    assert_eq!(peer.expect_json("reconnect").await["id"], "gate-server-1");
+    peer.publish("reconnect_ok", r#"{"code":1,"msg":"ok"}"#).await;
+    let subscription = json!({"action": "subscribe", "id": "gate-server-1"});
+    // While the master has no watcher, it is asked again.
+    for answer in [json!({"error": "unknown moduleId:__masterwatcher__"}), json!({"error": null, "body": {}})] {
+        let request = peer.expect_monitor_message().await;
+        assert_eq!((&request["moduleId"], &request["body"]), (&json!("__masterwatcher__"), &subscription));
+        let mut answer = answer;
+        answer["respId"] = request["reqId"].clone();
+        peer.publish("monitor", &json!(answer.to_string()).to_string()).await;
+    }
+    // `replaceServer` comes as well from a master that has one, and is confirmed; no second `record` stands before that.
+    let map = json!({"reqId": 7, "moduleId": "__monitorwatcher__", "body": {"action": "replaceServer", "servers": {}}});
+    peer.publish("monitor", &json!(map.to_string()).to_string()).await;
+    assert_eq!(peer.expect_monitor_message().await, json!({"respId": 7, "error": 1}));
     monitor.shutdown().await;
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use muster_tests::{
     daemon::{Daemon, Setup, plugin_file},
-    deadline::eventually,
+    deadline::{eventually, within},
     peer::Peer,
 };
 use serde_json::{Value, json};
@@ -95,14 +95,19 @@ async fn plugin(peer: &mut Peer) -> Value {
 async fn next_generation(peer: &mut Peer, old: u64) -> u64 {
     let peer = tokio::sync::Mutex::new(peer);
     eventually("the next generation", RELOAD_WITHIN, || async {
-        let plugin = plugin(&mut *peer.lock().await).await;
+        let plugin = plugin(*peer.lock().await).await;
         plugin["generation"].as_u64().filter(|generation| *generation != old && plugin["state"] == "running")
     })
     .await
 }
 
-/// Asks until told to stop; returns the versions that answered, in the order of the questions.
-fn ask(address: SocketAddr, client: u64, stop: watch::Receiver<bool>) -> JoinHandle<Vec<u64>> {
+/// Asks until told to stop, and shows which version answered last; returns all of them, in the order of the questions.
+fn ask(
+    address: SocketAddr,
+    client: u64,
+    last: watch::Sender<u64>,
+    stop: watch::Receiver<bool>,
+) -> JoinHandle<Vec<u64>> {
     tokio::spawn(async move {
         let mut peer = Peer::admin(address, &format!("asker-{client}")).await;
         let mut beat = tokio::time::interval(EVERY);
@@ -115,7 +120,9 @@ fn ask(address: SocketAddr, client: u64, stop: watch::Receiver<bool>) -> JoinHan
             let answer = peer.request("versioned", json!({ "n": n, "delay_ms": (n + client) % 4 * 10 })).await;
             assert_eq!(answer["error"], Value::Null, "request {n}");
             assert_eq!(answer["body"]["n"], n);
-            versions.push(answer["body"]["version"].as_u64().expect("a version"));
+            let version = answer["body"]["version"].as_u64().expect("a version");
+            versions.push(version);
+            last.send_replace(version);
         }
         assert!(peer.settle().await, "the link lives");
         assert!(peer.inbox().is_empty(), "answered twice: {:?}", peer.inbox());
@@ -123,16 +130,27 @@ fn ask(address: SocketAddr, client: u64, stop: watch::Receiver<bool>) -> JoinHan
     })
 }
 
+/// Waits until every asker was answered by this version.
+async fn seen_by_all(lasts: &mut [watch::Receiver<u64>], version: u64) {
+    for last in lasts {
+        let seen = last.wait_for(|last| *last == version);
+        within("an answer of the new generation", RELOAD_WITHIN, seen).await.expect("the asker lives");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_is_replaced_fifty_times_under_traffic_and_no_request_notices() {
     const REPLACEMENTS: usize = 50;
     let (master, address) = master(&[]).await;
     let mut versioned = Versioned::new(master.plugin_dir());
-    versioned.replace(Way::Rename);
+    let version = versioned.replace(Way::Rename);
     let mut observer = Peer::admin(address, "observer").await;
     let mut generation = next_generation(&mut observer, 0).await;
     let (stop, stopped) = watch::channel(false);
-    let askers: Vec<_> = (0..CLIENTS).map(|client| ask(address, client, stopped.clone())).collect();
+    let (lasts, mut seen): (Vec<_>, Vec<_>) = (0..CLIENTS).map(|_| watch::channel(0)).unzip();
+    let askers: Vec<_> =
+        lasts.into_iter().zip(0..).map(|(last, client)| ask(address, client, last, stopped.clone())).collect();
+    seen_by_all(&mut seen, version).await;
 
     for round in 0..REPLACEMENTS {
         let version = versioned.replace([Way::Rename, Way::InPlace, Way::Symlink][round % 3]);
@@ -140,6 +158,7 @@ async fn a_plugin_is_replaced_fifty_times_under_traffic_and_no_request_notices()
         // Nobody replaces it now: every answer is the new one's.
         let answer = observer.request("versioned", json!({ "n": round })).await;
         assert_eq!(answer["body"], json!({ "version": version, "n": round }), "in round {round}");
+        seen_by_all(&mut seen, version).await;
     }
     stop.send_replace(true);
     for asker in askers {

@@ -18,6 +18,10 @@ use crate::output::Output;
 /// Plugins that the recordings need on the master: the fixture modules, and the product's own.
 pub const RECORDED_PLUGINS: [&str; 6] = ["time_report", "push_report", "echo", "no_handlers", "watchdog", "console"];
 
+/// The modules of PROTOCOL 18 alone: what the recordings had that are not of a pomelo application. Nobody watched there
+/// who comes and goes.
+pub const FIXTURE_PLUGINS: [&str; 4] = ["time_report", "push_report", "echo", "no_handlers"];
+
 /// Where cargo leaves what it builds.
 pub fn target_dir() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
@@ -110,6 +114,13 @@ impl Setup {
         self
     }
 
+    /// Listens on a port that nobody is given while the master is away: for one that is going to come back.
+    #[must_use]
+    pub fn on_a_reserved_port(self) -> Self {
+        let port = crate::ports::free_port();
+        self.listen(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
     /// Listens on this address instead of a free port: for a master that comes back. Only masters listen.
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
@@ -151,8 +162,9 @@ impl Setup {
 
     /// Starts the daemon and waits until it says that it is ready.
     pub async fn start(self) -> Daemon {
-        let temporary =
-            |what: &str| TempDir::with_prefix(format!("muster-{what}-")).expect("a temporary directory can be made");
+        let temporary = |what: &str| {
+            TempDir::with_prefix(format!("muster-test-{what}-")).expect("a temporary directory can be made")
+        };
         let plugins = temporary("plugins");
         for name in &self.plugins {
             install(plugins.path(), name);
@@ -251,9 +263,19 @@ impl Daemon {
         self.log.wait_for(needle, crate::deadline::ANSWER).await;
     }
 
+    /// Waits until a monitor has registered for the first time: it is ready before, since its master may be away.
+    pub async fn wait_registered(&self) {
+        self.log.wait_for("registered with the master", crate::deadline::PROCESS).await;
+    }
+
     /// The log so far.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// All of the log of a daemon that has ended.
+    pub async fn whole_log(&self) -> String {
+        self.log.whole().await
     }
 
     /// Whether the process is still there.

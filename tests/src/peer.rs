@@ -250,8 +250,13 @@ impl Peer {
 
     /// As [`Peer::expect_message`], for a peer that became a monitor without the help of this file.
     pub async fn expect_monitor_message(&mut self) -> Value {
+        self.as_monitor().expect_message().await
+    }
+
+    /// The same peer, speaking as a monitor, which it became without the help of this file.
+    pub fn as_monitor(&mut self) -> &mut Self {
         self.topic = "monitor";
-        self.expect_message().await
+        self
     }
 
     /// Waits for the response to our request `id`; everything else goes to the inbox.

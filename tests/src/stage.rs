@@ -75,6 +75,11 @@ impl Stage {
         self.peers.insert(conn, Peer::over(format!("connection {conn}"), stream));
     }
 
+    /// Breaks a connection.
+    pub fn cut(&mut self, conn: u32) {
+        assert!(self.peers.remove(&conn).is_some(), "connection {conn} is not open");
+    }
+
     /// Gives a connection the number it has in the next recording.
     pub fn rename(&mut self, conn: u32, other: u32) {
         let peer = self.peers.remove(&conn);

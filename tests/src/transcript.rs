@@ -227,6 +227,35 @@ impl Transcript {
         self.because(reason)
     }
 
+    /// A map of servers (`replaceServer`) may also hold servers that the recording announces (`addServer`) to the same
+    /// connection later, each as it is announced then.
+    #[must_use]
+    pub fn with_fresher_maps(mut self, reason: &str) -> Self {
+        for place in 0..self.lines.len() {
+            let map = self.lines[place].message();
+            if map["body"]["action"] != "replaceServer" {
+                continue;
+            }
+            let conn = self.lines[place].conn;
+            let later = self.lines[place + 1..].iter().filter(|line| line.conn == conn).map(Line::message);
+            let announced: Vec<Value> = later
+                .filter(|message| message["body"]["action"] == "addServer")
+                .map(|message| message["body"]["server"].clone())
+                .collect();
+            // Every choice of them: bit n stands for the n-th.
+            for choice in 1..1_u32 << announced.len() {
+                let mut fresher = map.clone();
+                for (bit, server) in announced.iter().enumerate().filter(|(bit, _)| choice & (1 << bit) != 0) {
+                    let id = server["id"].as_str().unwrap_or_else(|| panic!("{}: server {bit} has no id", self.name));
+                    fresher["body"]["servers"][id] = server.clone();
+                }
+                let event = with_payload(&self.lines[place].event, &fresher);
+                self.lines[place].or.push(event);
+            }
+        }
+        self.because(reason)
+    }
+
     /// The master closes every connection that it has said DISCONNECT to, and those it was told to leave.
     #[must_use]
     pub fn closing_after_disconnect(mut self) -> Self {

@@ -109,7 +109,8 @@ impl Master {
         let first = candidate(hello, conn, outbox, Topic::ReconnectOk);
         let second = match self.peers.reconnect(first) {
             Ok(link) => return came_back(link, conn, address),
-            Err((candidate, old)) => {
+            Err(taken) => {
+                let (candidate, old) = *taken;
                 // The old link may be half-open. Real peers take a PINGRESP at any time; a dead one resets, or never
                 // acknowledges it, in which case the kernel gives up on it.
                 old.push(Bytes::from_static(packet::PINGRESP));
@@ -173,7 +174,7 @@ fn candidate(hello: MonitorHello, conn: ConnId, outbox: &Arc<Outbox>, answer: To
     }
 }
 
-fn refuse(outbox: &Outbox, topic: Topic, text: &str) -> Admission {
+fn refuse(outbox: &Arc<Outbox>, topic: Topic, text: &str) -> Admission {
     outbox.push(handshake::answer(topic, Err(text)));
     Admission::Refused(text.to_owned())
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::Master;
 use crate::{
     ids::ModuleId,
-    modules::services::{Asker, Services},
+    modules::services::{Asker, Operation, Services},
     peers::{Gather, To, Waiter},
     wire::{Topic, envelope},
 };
@@ -21,7 +21,8 @@ use crate::{
 pub(crate) struct MasterServices(pub(crate) Arc<Master>);
 
 impl Services for MasterServices {
-    fn ask(&self, _: &ModuleId, asker: Asker, op: u32, a: &str, b: &str, n: u64, body: &[u8]) {
+    fn ask(&self, _: &ModuleId, asker: Asker, operation: Operation<'_>) {
+        let Operation { op, a, b, n, body } = operation;
         let peers = &self.0.peers;
         let deadline = peers.deadline((n > 0).then(|| Duration::from_millis(n)));
         match op {
@@ -37,11 +38,12 @@ impl Services for MasterServices {
                     peers.request(To::Id(id.as_str()), b, body, deadline, waiter);
                 }
             }
-            _ => self.0.app.ask(asker, op, n),
+            _ => self.0.app.ask(asker, op),
         }
     }
 
-    fn tell(&self, module: &ModuleId, op: u32, a: &str, b: &str, n: u64, body: &[u8]) -> i64 {
+    fn tell(&self, module: &ModuleId, operation: Operation<'_>) -> i64 {
+        let Operation { op, a, b, n: _, body } = operation;
         let peers = &self.0.peers;
         let notify = |topic| envelope::notify(topic, b, body);
         let send = |to: To<'_>| i64::from(peers.send(to, &notify(Topic::Monitor)) > 0);
@@ -62,7 +64,7 @@ impl Services for MasterServices {
             }
             // The master's directory is who is connected; nobody edits that.
             tell::ADD_SERVER | tell::REMOVE_SERVER | tell::REPLACE_SERVERS => -1,
-            _ => self.0.app.tell(module, op, a, n, body),
+            _ => self.0.app.tell(module, operation),
         }
     }
 

@@ -26,9 +26,10 @@ use super::{
     call::Source,
     calls::Calls,
     mailbox::{Mailbox, Post},
-    services::{Asker, Services},
+    services::{Asker, Operation, Services},
 };
 use crate::{
+    batch,
     ids::{Generation, ModuleId},
     plugin::{
         library::{Library, Mapped},
@@ -167,7 +168,10 @@ fn take_turns(plugin: &PluginObj, mailbox: &Mailbox, instances: &[Instance], pre
         let now = Instant::now();
         let mut mail: Vec<Mail<'_>> = space;
         mail.extend(batch.iter().filter_map(|post| mail_of(post, instances, mailbox.calls(), now)));
-        presence.enter(|| plugin.turn(RSlice::from_slice(&mail)));
+        {
+            let _batch = batch::begin();
+            presence.enter(|| plugin.turn(RSlice::from_slice(&mail)));
+        }
         mail.clear();
         // The same allocation with another lifetime: it is empty, so nothing is looked at.
         space = mail.into_iter().map_while(|_| None).collect();
@@ -206,7 +210,6 @@ fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Calls, now: In
                 ..empty
             };
             match &call.source {
-                Source::Tick => mail,
                 Source::Server(server) => Mail {
                     a: RStr::from_str(server.id.as_str()),
                     b: RStr::from_str(server.server_type.as_str()),
@@ -369,7 +372,8 @@ impl HostApi for HostSide {
             if op == ask::SLEEP {
                 return self.sleep(asker, Duration::from_millis(n));
             }
-            described.services.ask(&described.module, asker, op, a.as_str(), b.as_str(), n, body.as_slice());
+            let operation = Operation { op, a: a.as_str(), b: b.as_str(), n, body: body.as_slice() };
+            described.services.ask(&described.module, asker, operation);
         });
     }
 
@@ -377,7 +381,8 @@ impl HostApi for HostSide {
         const REFUSED: i64 = -1;
         fence(|| {
             let described = self.instance(instance)?;
-            Some(described.services.tell(&described.module, op, a.as_str(), b.as_str(), n, body.as_slice()))
+            let operation = Operation { op, a: a.as_str(), b: b.as_str(), n, body: body.as_slice() };
+            Some(described.services.tell(&described.module, operation))
         })
         .unwrap_or(REFUSED)
     }

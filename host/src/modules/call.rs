@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
+#[cfg(test)]
 use tokio::sync::oneshot;
 
 use crate::{
@@ -26,8 +27,6 @@ pub(crate) struct Call {
 /// Who sent a call: what the connection knows, nothing from the message.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
-    /// The schedule.
-    Tick,
     /// A monitor; in a monitor, the master.
     Server(Arc<ServerIdentity>),
     /// A client.
@@ -58,7 +57,8 @@ pub(crate) struct ClientIdentity {
 pub(crate) enum Responder {
     /// A peer of this daemon.
     Session(Reply),
-    /// A part of this daemon.
+    /// A test.
+    #[cfg(test)]
     Channel(oneshot::Sender<OwnedOutcome>),
 }
 
@@ -74,6 +74,7 @@ pub(crate) enum Outcome<'a> {
 }
 
 /// An [`Outcome`] that travels.
+#[cfg(test)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OwnedOutcome {
     /// See [`Outcome::Answer`].
@@ -89,12 +90,13 @@ impl Responder {
     pub(crate) fn end(self, outcome: Outcome<'_>) {
         match self {
             Responder::Session(reply) => reply.end(outcome),
-            // Whoever asked may have stopped waiting.
+            #[cfg(test)]
             Responder::Channel(sender) => drop(sender.send(outcome.into())),
         }
     }
 }
 
+#[cfg(test)]
 impl From<Outcome<'_>> for OwnedOutcome {
     fn from(outcome: Outcome<'_>) -> OwnedOutcome {
         match outcome {

@@ -72,8 +72,8 @@ pub(crate) fn overrun() -> u64 {
 fn refuse(call: Call, text: &str) {
     match call.responder {
         Some(Responder::Session(reply)) => reply.refuse(text),
-        // Whoever asked from within may have stopped waiting.
-        Some(Responder::Channel(sender)) => drop(sender.send(super::call::OwnedOutcome::Failed(text.to_owned()))),
+        #[cfg(test)]
+        Some(Responder::Channel(_)) => {}
         None => {}
     }
 }

@@ -12,11 +12,22 @@ use crate::ids::ModuleId;
 /// Called on module threads: must neither block nor call back into a plugin.
 pub(crate) trait Services: Send + Sync + 'static {
     /// Starts an operation of `abi::ask`; ends with exactly one call of a method of `asker`.
-    fn ask(&self, module: &ModuleId, asker: Asker, op: u32, a: &str, b: &str, n: u64, body: &[u8]);
+    fn ask(&self, module: &ModuleId, asker: Asker, operation: Operation<'_>);
     /// Does an operation of `abi::tell`: 1 done, 0 nobody there, -1 refused.
-    fn tell(&self, module: &ModuleId, op: u32, a: &str, b: &str, n: u64, body: &[u8]) -> i64;
+    fn tell(&self, module: &ModuleId, operation: Operation<'_>) -> i64;
     /// Reads something of `abi::query`: JSON, or empty.
     fn query(&self, module: &ModuleId, op: u32, a: &str, b: &str) -> Vec<u8>;
+}
+
+/// What a module wants done. What the fields mean, `op` says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operation<'a> {
+    pub(crate) op: u32,
+    pub(crate) a: &'a str,
+    pub(crate) b: &'a str,
+    pub(crate) n: u64,
+    /// JSON, or empty for absent.
+    pub(crate) body: &'a [u8],
 }
 
 /// A module that waits for the end of an operation.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Monitor;
 use crate::{
     ids::ModuleId,
-    modules::services::{Asker, Services},
+    modules::services::{Asker, Operation, Services},
     wire::{Topic, envelope},
 };
 
@@ -20,10 +20,11 @@ use crate::{
 pub(crate) struct MonitorServices(pub(crate) Arc<Monitor>);
 
 impl Services for MonitorServices {
-    fn ask(&self, _: &ModuleId, asker: Asker, op: u32, _: &str, b: &str, n: u64, body: &[u8]) {
+    fn ask(&self, _: &ModuleId, asker: Asker, operation: Operation<'_>) {
+        let Operation { op, a: _, b, n, body } = operation;
         let monitor = &self.0;
         if op != ask::REQUEST {
-            return monitor.app.ask(asker, op, n);
+            return monitor.app.ask(asker, op);
         }
         let Some(outbox) = monitor.outbox.lock().clone() else {
             return asker.fail(no_link());
@@ -38,10 +39,11 @@ impl Services for MonitorServices {
         }
     }
 
-    fn tell(&self, module: &ModuleId, op: u32, a: &str, b: &str, n: u64, body: &[u8]) -> i64 {
+    fn tell(&self, module: &ModuleId, operation: Operation<'_>) -> i64 {
+        let Operation { op, a: _, b, n: _, body } = operation;
         let monitor = &self.0;
         if op != tell::NOTIFY {
-            return monitor.app.tell(module, op, a, n, body);
+            return monitor.app.tell(module, operation);
         }
         // Without a link it is dropped, as in the original: a report is outdated when the link is back.
         let outbox = monitor.outbox.lock().clone();

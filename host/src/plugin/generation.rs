@@ -168,13 +168,7 @@ impl Running {
             let (role, manifest) = described(instance)?;
             Some((instance.number, role, manifest, *schedule))
         });
-        Offer {
-            owner: owner.clone(),
-            place,
-            generation: self.actor.generation,
-            mailbox: self.actor.mailbox.clone(),
-            modules: modules.collect(),
-        }
+        Offer { owner: owner.clone(), place, mailbox: self.actor.mailbox.clone(), modules: modules.collect() }
     }
 
     /// What is told about it.

@@ -44,6 +44,8 @@ pub(crate) enum PacketError {
     Type(u8),
     #[error("packet of type {0} ends before its fields")]
     Short(u8),
+    #[error("the topic is not UTF-8")]
+    Topic,
 }
 
 /// Takes one packet from the front of `buffer`; `None` if it is not complete. Also returns the bytes used.
@@ -128,7 +130,12 @@ fn publish(first: u8, content: &[u8]) -> Result<Packet<'_>, PacketError> {
     // QoS, dup and retain are tolerated; a packet id is skipped and never acknowledged, as in the original.
     let qos = (first >> 1) & 3;
     let payload = if qos == 0 { rest } else { rest.get(2..).ok_or(PacketError::Short(3))? };
-    Ok(Packet::Publish { topic: Topic::of(topic), payload })
+    let known = Topic::of(topic);
+    // MQTT 3.1.1, 1.5.3: ill-formed UTF-8 in a string of the packet (which a payload is not) ends the connection.
+    if known.is_none() && std::str::from_utf8(topic).is_err() {
+        return Err(PacketError::Topic);
+    }
+    Ok(Packet::Publish { topic: known, payload })
 }
 
 fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -185,6 +192,11 @@ mod tests {
     #[test]
     fn a_topic_that_is_none_of_ours_is_no_error() {
         check(b"\x30\x09\x00\x05error{}", Packet::Publish { topic: None, payload: b"{}" });
+    }
+
+    #[test]
+    fn a_topic_that_is_not_utf8_is_a_malformed_packet() {
+        assert_eq!(decode(b"\x30\x04\x00\x02\xff\xfe", LIMIT), Err(PacketError::Topic));
     }
 
     #[test]

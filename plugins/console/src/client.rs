@@ -125,7 +125,8 @@ fn restart(agent: &MasterAgent, order: &Body) -> HandlerResult {
     if let Some(server_type) = server_type
         && !agent.servers().iter().any(|server| server.server_type == server_type)
     {
-        return Err(format!("restart servers with unknown server type: {server_type}").into());
+        // The one error that the original calls back without a body (`lib/modules/console.js`, restart).
+        return Ok(ModuleError::new(format!("restart servers with unknown server type: {server_type}")).into_answer());
     }
     Err("restart is not available yet: stop the servers, then start them again by hand.".into())
 }

@@ -18,7 +18,7 @@ use crate::{
     modules::{
         Modules, Rejected,
         call::{Call, ClientIdentity, OwnedOutcome, Responder, Source},
-        services::{Asker, Services},
+        services::{Asker, Operation, Services},
     },
     plugin::{Checker, Config, FileStatus, Supervisor, lifecycle::State},
 };
@@ -86,7 +86,7 @@ impl Kit {
             ..Config::new(root.path().join("state"))
         };
         adjust(&mut config);
-        let modules = Arc::new(Modules::new(&[crate::plugin::MODULE]));
+        let modules = Arc::new(Modules::new(&[crate::plugin::MODULE], crate::config::defaults::REQUEST_DEADLINE));
         let supervisor = Supervisor::start(config.clone(), modules.clone()).unwrap();
         Kit { modules, supervisor, services, config, root }
     }
@@ -261,11 +261,11 @@ impl Recorder {
 }
 
 impl Services for AsRole {
-    fn ask(&self, _: &ModuleId, asker: Asker, _: u32, _: &str, _: &str, _: u64, _: &[u8]) {
+    fn ask(&self, _: &ModuleId, asker: Asker, _: Operation<'_>) {
         asker.fail(RequestError::Refused("not in this test".to_owned()));
     }
 
-    fn tell(&self, module: &ModuleId, _: u32, _: &str, _: &str, _: u64, _: &[u8]) -> i64 {
+    fn tell(&self, module: &ModuleId, _: Operation<'_>) -> i64 {
         self.1.0.lock().unwrap().push((self.0, module.to_string()));
         1
     }
