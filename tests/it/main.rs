@@ -18,4 +18,7 @@ mod oracle;
 mod plugin_life;
 mod reload;
 mod requests;
+mod scripts_and_logs;
 mod signals;
+mod system_modules;
+mod watch_server;

@@ -30,8 +30,8 @@ use crate::{
     batch,
     ids::{Generation, ModuleId},
     plugin::{
-        library::Library,
-        unload::{Bystanders, HostThread},
+        library::{Library, Mapped},
+        unload::{Bystanders, HostThread, STACK},
     },
 };
 
@@ -64,7 +64,7 @@ pub(crate) struct Actor {
 /// What the thread leaves behind when it ends.
 #[derive(Debug)]
 pub(crate) struct Left {
-    pub(crate) library: Option<Library>,
+    pub(crate) library: Option<Mapped>,
     /// The threads that were there before the library was opened: none of them can be inside it.
     pub(crate) bystanders: Bystanders,
 }
@@ -100,7 +100,7 @@ impl Actor {
         let (ready, created) = oneshot::channel();
         let host =
             Host { generation, instances: instances.clone(), mailbox: mailbox.clone(), runtime: Handle::current() };
-        let thread = std::thread::Builder::new().name(thread_name(stem, generation)).spawn({
+        let thread = std::thread::Builder::new().name(thread_name(stem, generation)).stack_size(STACK).spawn({
             let (path, presence) = (path.clone(), presence.clone());
             move || live(&path, host, &presence, ready)
         })?;
@@ -150,7 +150,7 @@ fn live(path: &std::path::Path, host: Host, presence: &Presence, ready: oneshot:
             drop(ready.send(Err(error)));
         }
     }
-    Left { library: Some(library), bystanders }
+    Left { library: Some(library.retire()), bystanders }
 }
 
 fn take_turns(plugin: &PluginObj, mailbox: &Mailbox, instances: &[Instance], presence: &Presence) {

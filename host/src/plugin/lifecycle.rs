@@ -134,9 +134,10 @@ impl Life {
         self.refused.as_ref().and_then(|(hash, _)| *hash)
     }
 
-    /// Whether nothing is under way, so that it will stay as it is.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.attempt.is_none() && self.unloading.is_none() && (self.judged.is_some() || self.gone_since.is_some())
+    /// Whether it has come as far as it will. With a `directory_missing`, nothing more will be known of a file.
+    pub(crate) fn is_settled(&self, directory_missing: bool) -> bool {
+        let known = self.judged.is_some() || self.gone_since.is_some() || directory_missing;
+        self.attempt.is_none() && self.unloading.is_none() && known
     }
 
     /// Somebody looked at the file. `None`: it is not there.
@@ -445,9 +446,9 @@ mod tests {
         case.run(1);
         case.life.displaced(refused());
         case.is(State::Draining);
-        assert!(!case.life.is_settled());
+        assert!(!case.life.is_settled(false));
         case.life.retired();
         case.is(State::Refused);
-        assert!(case.life.is_settled());
+        assert!(case.life.is_settled(false));
     }
 }

@@ -515,7 +515,7 @@ impl Task {
             })
             .collect();
         for slot in self.slots.values_mut().filter(|slot| slot.awaited) {
-            slot.awaited = !slot.life.is_settled();
+            slot.awaited = !slot.life.is_settled(self.directory_missing);
         }
         self.status.send_replace(files);
         if *self.settled.borrow() {
