@@ -19,3 +19,4 @@ mod session;
 mod store;
 mod values;
 mod wire;
+mod worker;

@@ -29,7 +29,7 @@ use crate::{
         deliver::{self, Blocked},
     },
     peers::{Link, Peers},
-    plugin::status::FileStatus,
+    plugin::{Orders, status::FileStatus},
     session::{Limits, Reply, outbox::Outbox},
     store::Store,
     wire::{
@@ -53,7 +53,7 @@ pub(crate) struct Master {
     pub(crate) auth: Auth,
     pub(crate) store: Store,
     pub(crate) modules: Arc<Modules>,
-    plugins: OnceLock<Published>,
+    plugins: OnceLock<(Published, Orders)>,
     pub(crate) app: App,
     limits: Limits,
     counters: Counters,
@@ -84,15 +84,16 @@ impl Master {
     }
 
     /// Shows this status to those who ask for the list of plugins. The plugins come after the master that they serve.
-    pub(crate) fn show_plugins(&self, status: Published) {
-        if self.plugins.set(status).is_err() {
+    /// Orders of those who may give them go the other way.
+    pub(crate) fn show_plugins(&self, status: Published, orders: Orders) {
+        if self.plugins.set((status, orders)).is_err() {
             tracing::error!("the status of the plugins is published already");
         }
     }
 
     /// What is known of the plugins, for people and programs.
     fn plugins(&self) -> Value {
-        let files = self.plugins.get().map(|status| status.borrow().clone());
+        let files = self.plugins.get().map(|(status, _)| status.borrow().clone());
         let files: Vec<Value> = files.iter().flat_map(|files| files.iter()).map(FileStatus::to_json).collect();
         json!({ "plugins": files })
     }
@@ -145,7 +146,7 @@ impl Master {
                 // Asked for by the host itself, not by a module.
                 if module == crate::plugin::MODULE {
                     if let Some(id) = id {
-                        self.list_plugins(Reply::new(outbox.clone(), Topic::Client, id), body);
+                        self.plugin_request(client, Reply::new(outbox.clone(), Topic::Client, id), body);
                     }
                     return None;
                 }

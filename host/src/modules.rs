@@ -23,6 +23,7 @@ pub(crate) mod actor;
 pub(crate) mod call;
 pub(crate) mod calls;
 pub(crate) mod deliver;
+pub(crate) mod host;
 pub(crate) mod mailbox;
 pub(crate) mod schedule;
 pub(crate) mod services;

@@ -10,15 +10,19 @@ use muster_plugin_api::Role;
 use tokio::sync::{mpsc, oneshot, watch as published};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::modules::{Modules, services::Services};
+use crate::{
+    modules::{Modules, services::Services},
+    worker,
+};
 
 mod elf;
 mod generation;
 pub(crate) mod library;
 mod lifecycle;
 pub(crate) mod preflight;
+pub(crate) mod quarantine;
 pub(crate) mod refusal;
-mod settle;
+pub(crate) mod settle;
 mod stage;
 pub(crate) mod status;
 mod supervisor;
@@ -27,6 +31,7 @@ mod vet;
 mod watch;
 
 pub(crate) use preflight::Checker;
+use quarantine::Quarantine;
 pub(crate) use status::FileStatus;
 use supervisor::{Input, Task};
 
@@ -48,6 +53,9 @@ pub(crate) const RESCAN: Duration = Duration::from_secs(5);
 
 /// Options of a module, by the name of its file (without `.so`) and its id.
 pub(crate) type Options = dyn Fn(&str, &str) -> serde_json::Value + Send + Sync;
+
+/// The limits of a plugin's worker, by the name of its file (without `.so`); `None` for a plugin without one.
+pub(crate) type Isolation = dyn Fn(&str) -> Option<worker::Limits> + Send + Sync;
 
 /// What the supervisor needs to know.
 #[derive(Clone)]
@@ -71,7 +79,20 @@ pub(crate) struct Config {
     pub(crate) roles: Vec<(Role, Arc<dyn Services>)>,
     /// Options of a module, by the name of its file (without `.so`) and its id. Asked at each start of an instance.
     pub(crate) options: Arc<Options>,
+    /// Who runs in a worker. Asked at each start of a generation.
+    pub(crate) isolation: Arc<Isolation>,
+    pub(crate) launcher: worker::Launcher,
+    /// How long a turn of a worker may take that has no call with a deadline.
+    pub(crate) turn: Duration,
+    pub(crate) quarantine: Arc<Quarantine>,
 }
+
+/// Where orders for the supervisor go.
+#[derive(Debug, Clone)]
+pub(crate) struct Orders(mpsc::Sender<Input>);
+
+/// What is done with the outcome of an order: a text either way.
+pub(crate) struct Outcome(Box<dyn FnOnce(Result<String, String>) + Send>);
 
 /// The handle of the supervisor. Dropping it stops the supervisor without unloading anything.
 #[derive(Debug)]
@@ -98,6 +119,10 @@ impl Config {
             rescan: RESCAN,
             roles: Vec::new(),
             options: Arc::new(|_, _| serde_json::json!({})),
+            isolation: Arc::new(|_| None),
+            launcher: worker::Launcher::default(),
+            turn: crate::config::defaults::REQUEST_DEADLINE,
+            quarantine: Arc::default(),
         }
     }
 }
@@ -127,6 +152,11 @@ impl Supervisor {
         self.status.clone()
     }
 
+    /// Where orders go.
+    pub(crate) fn orders(&self) -> Orders {
+        Orders(self.orders.clone())
+    }
+
     /// Looks into the directory at once, and judges anew what was refused. Returns when it has looked; what it found
     /// shows in the status.
     pub(crate) async fn rescan(&self) {
@@ -149,6 +179,34 @@ impl Supervisor {
             tracing::error!(%error, "the plugin supervisor did not end in order");
         }
         left
+    }
+}
+
+// === impl Orders ===
+
+impl Orders {
+    /// Lets the quarantined content of a plugin be run again. `name` is that of its file, without `.so`.
+    pub(crate) fn unquarantine(&self, name: &str, outcome: impl FnOnce(Result<String, String>) + Send + 'static) {
+        let input = Input::Unquarantine { name: name.to_owned(), outcome: Outcome(Box::new(outcome)) };
+        if let Err(error) = self.0.try_send(input) {
+            let busy = matches!(error, mpsc::error::TrySendError::Full(_));
+            let text = if busy { "the plugins are busy: try again later" } else { "the daemon is stopping" };
+            if let Input::Unquarantine { outcome, .. } = error.into_inner() {
+                outcome.tell(Err(text.to_owned()));
+            }
+        }
+    }
+}
+
+impl Outcome {
+    fn tell(self, result: Result<String, String>) {
+        (self.0)(result);
+    }
+}
+
+impl std::fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Outcome")
     }
 }
 

@@ -9,6 +9,7 @@ mod conformance_client;
 mod conformance_monitor;
 mod hostile;
 mod impostors;
+mod isolation;
 mod node_peers;
 mod oracle;
 mod reload;

@@ -20,6 +20,20 @@ pub(super) const MODULE: &str = "__plugins__";
 pub(super) enum PluginCommand {
     /// List the plugin files, what became of each, and what could not be unloaded
     List(Asking),
+    /// Let a plugin be run again that was quarantined
+    Unquarantine {
+        /// Name of the file, without .so
+        name: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+impl PluginCommand {
+    pub(super) fn output(&self) -> Output {
+        let (PluginCommand::List(asking) | PluginCommand::Unquarantine { asking, .. }) = self;
+        asking.output
+    }
 }
 
 #[derive(Deserialize)]
@@ -27,7 +41,23 @@ struct Answer {
     plugins: Vec<Value>,
 }
 
-pub(super) async fn list(asking: Asking) -> Result<String, CliError> {
+pub(super) async fn run(command: PluginCommand) -> Result<String, CliError> {
+    match command {
+        PluginCommand::List(asking) => list(asking).await,
+        PluginCommand::Unquarantine { name, asking } => {
+            let client = asking.connect().await?;
+            let response = client.request(MODULE, json!({ "action": "unquarantine", "name": name })).await?;
+            client.close().await;
+            let body = body_of(MODULE, response)?;
+            Ok(match asking.output {
+                Output::Json => json!({ "plugin": name, "quarantined": false }).to_string(),
+                Output::Table => render::printable(body.as_str().unwrap_or_default()).to_string(),
+            })
+        }
+    }
+}
+
+async fn list(asking: Asking) -> Result<String, CliError> {
     let client = asking.connect().await?;
     let response = client.request(MODULE, json!({ "action": "list" })).await?;
     client.close().await;
@@ -46,10 +76,23 @@ fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError>
     }
     let rows = plugins.iter().map(|plugin| {
         let [name, state, generation, version] = fields(plugin, ["name", "state", "generation", "version"]);
+        let isolation = isolation(plugin);
         let [calls, errors, reason] = fields(plugin, ["calls", "errors", "reason"]);
-        vec![name, state, generation, version, modules(plugin), calls, errors, age(&plugin["since"], now), reason]
+        vec![
+            name,
+            state,
+            isolation,
+            generation,
+            version,
+            modules(plugin),
+            calls,
+            errors,
+            age(&plugin["since"], now),
+            reason,
+        ]
     });
-    let header = ["NAME", "STATE", "GENERATION", "VERSION", "MODULES", "CALLS", "ERRORS", "SINCE", "REASON"];
+    let header =
+        ["NAME", "STATE", "ISOLATION", "GENERATION", "VERSION", "MODULES", "CALLS", "ERRORS", "SINCE", "REASON"];
     let mut text = render::table(&header, rows);
     let left: Vec<_> = plugins.iter().flat_map(still_mapped).collect();
     if !left.is_empty() {
@@ -67,6 +110,14 @@ fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError>
 
 fn fields<const N: usize>(of: &Value, names: [&str; N]) -> [String; N] {
     names.map(|name| cell(&of[name]))
+}
+
+/// Where it runs, with the process if that is one of its own.
+fn isolation(plugin: &Value) -> String {
+    match plugin["worker"]["pid"].as_u64() {
+        Some(pid) => format!("process {pid}"),
+        None => cell(&plugin["isolation"]),
+    }
 }
 
 fn modules(plugin: &Value) -> String {
@@ -100,15 +151,16 @@ mod tests {
         let body = json!({
             "plugins": [
                 {"name": "console", "state": "running", "generation": 3, "version": "0.1.0", "since": 5,
+                 "isolation": "process", "worker": {"pid": 77},
                  "modules": [{"id": "__console__", "roles": ["master"]}], "calls": 7, "errors": 0, "reason": null,
                  "stillMapped": [{"generation": 2, "reason": "a thread is inside", "bytes": 4096, "since": 64}]},
                 {"name": "bad", "state": "refused", "reason": "no module\u{1b}[31m", "since": 60, "stillMapped": []},
             ],
         });
         let expected = "\
-NAME     STATE    GENERATION  VERSION  MODULES      CALLS  ERRORS  SINCE  REASON
-console  running  3           0.1.0    __console__  7      0       1m     -
-bad      refused  -           -        -            -      -       5s     no module\\u{1b}[31m
+NAME     STATE    ISOLATION   GENERATION  VERSION  MODULES      CALLS  ERRORS  SINCE  REASON
+console  running  process 77  3           0.1.0    __console__  7      0       1m     -
+bad      refused  -           -           -        -            -      -       5s     no module\\u{1b}[31m
 
 unloaded, but still mapped:
 NAME     GENERATION  BYTES  SINCE  REASON

@@ -1,4 +1,4 @@
-//! The three commands of clients, and the host's own module that lists plugins.
+//! The three commands of clients, and the host's own module for plugins.
 
 use muster_plugin_api::Role;
 use serde::Deserialize;
@@ -60,16 +60,34 @@ impl Master {
     }
 
     /// Answers the host's own module `__plugins__`.
-    pub(super) fn list_plugins(&self, reply: Reply, body: &str) {
+    pub(super) fn plugin_request(&self, client: &ClientIdentity, reply: Reply, body: &str) {
         #[derive(Deserialize)]
         struct Ask {
             #[serde(default)]
             action: String,
+            #[serde(default)]
+            name: String,
         }
         let ask: Result<Ask, _> = serde_json::from_str(body);
         match ask {
             Ok(ask) if ask.action == "list" => answer(Some(reply), Ok(self.plugins())),
-            Ok(ask) => reply.refuse(&format!("unknown action:{}; there is \"list\"", ask.action)),
+            Ok(ask) if ask.action == "unquarantine" => {
+                let refused = client.level != 1;
+                info!(
+                    target: "audit",
+                    client = %client.id, user = client.user, action = ask.action, plugin = ask.name, refused, "plugin"
+                );
+                let Some((_, orders)) = self.plugins.get().filter(|_| !refused) else {
+                    return reply.refuse("Command permission denied");
+                };
+                orders.unquarantine(&ask.name, |outcome| match outcome {
+                    Ok(text) => answer(Some(reply), Ok(json!(text))),
+                    Err(text) => reply.refuse(&text),
+                });
+            }
+            Ok(ask) => {
+                reply.refuse(&format!("unknown action:{}; there are \"list\" and \"unquarantine\"", ask.action));
+            }
             Err(_) => reply.refuse("expected an object with an action, such as {\"action\":\"list\"}"),
         }
     }

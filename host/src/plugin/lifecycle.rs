@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::{preflight::Refused, settle::ContentHash, watch::Fingerprint};
+use super::{preflight::Refused, refusal::Refusal, settle::ContentHash, watch::Fingerprint};
 
 /// Where a file is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -33,6 +33,8 @@ pub(crate) enum State {
     Retired,
     /// It must not be loaded.
     Refused,
+    /// It must not be loaded again, as it has failed too often or too badly.
+    Quarantined,
 }
 
 /// What is to be done about a file.
@@ -235,9 +237,9 @@ impl Life {
             (Some(Attempt::Starting { created: true }), None) => State::Loaded,
             (Some(Attempt::Starting { created: false }), None) => State::Checked,
             // Until the verdict, what was said of it before stands.
-            (Some(Attempt::Vetting), None) if self.refused.is_some() => State::Refused,
+            (Some(Attempt::Vetting), None) if self.refused.is_some() => self.kind_of_refusal(),
             (Some(Attempt::Vetting), None) => State::Seen,
-            (None, None) if self.refused.is_some() => State::Refused,
+            (None, None) if self.refused.is_some() => self.kind_of_refusal(),
             (None, None) if self.gone_since.is_some() => State::Retired,
             (None, None) => State::Seen,
         };
@@ -245,12 +247,18 @@ impl Life {
             (self.state, self.since) = (state, now);
         }
     }
+
+    fn kind_of_refusal(&self) -> State {
+        match self.refusal() {
+            Some(Refused { refusal: Refusal::Quarantined(_), .. }) => State::Quarantined,
+            _ => State::Refused,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::refusal::Refusal;
 
     const GONE: Duration = Duration::from_secs(2);
 

@@ -62,6 +62,10 @@ pub(crate) enum Refusal {
     NoAnswer(Duration),
     #[error("it could not be checked ({0}): the daemon tries again when the file changes or plugins are rescanned")]
     Unchecked(String),
+    #[error(
+        "it is quarantined: {0}; `muster plugin unquarantine` lets it be tried again, another content is tried at once"
+    )]
+    Quarantined(String),
     #[error("module {module} did not start as {role}: {reason}")]
     NotStarted { module: String, role: String, reason: String },
     #[error("it could not be created: {0}")]

@@ -12,6 +12,7 @@ use super::{lifecycle::State, preflight::Refused, settle::ContentHash};
 use crate::{
     ids::Generation,
     modules::{actor::Presence, calls::Figures},
+    worker,
 };
 
 /// One file in the plugin directory.
@@ -42,6 +43,8 @@ pub(crate) struct Serving {
     pub(crate) since: SystemTime,
     pub(crate) figures: Arc<Figures>,
     pub(crate) presence: Arc<Presence>,
+    /// Of a plugin in a process of its own.
+    pub(crate) worker: Option<Arc<worker::Figures>>,
 }
 
 /// A generation that is gone, but whose library is still mapped.
@@ -102,7 +105,13 @@ impl Serving {
             "timeouts": count(&self.figures.timeouts),
             "unclaimedReplies": count(&self.figures.unclaimed),
             "ticksSkipped": count(&self.figures.ticks_skipped),
-            "cpuMs": self.presence.cpu_time().map(|time| time.as_millis() as u64),
+            "isolation": if self.worker.is_some() { "process" } else { "thread" },
+            "worker": self.worker.as_ref().map(|worker| json!({
+                "pid": worker.pid(),
+                "deaths": count(&worker.deaths),
+                "restarts": count(&worker.restarts),
+            })),
+            "cpuMs": self.worker.as_ref().map_or_else(|| self.presence.cpu_time(), |worker| worker.cpu_time()).map(|time| time.as_millis() as u64),
             "insideHandlerMs": self.presence.inside_for().map(|time| time.as_millis() as u64),
         })
     }

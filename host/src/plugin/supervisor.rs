@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Config,
+    Config, Outcome,
     generation::{Candidate, NotStarted, Running},
     lifecycle::{Life, Order, Verdict},
     preflight::Refused,
@@ -44,6 +44,8 @@ pub(super) enum Input {
     Started { file: Arc<str>, hash: ContentHash, outcome: Box<Result<Running, NotStarted>> },
     Retired { file: Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>> },
     Retried { generation: Generation, outcome: Result<(), Box<Leftover>> },
+    Condemned { file: Arc<str>, generation: Generation, reason: String },
+    Unquarantine { name: String, outcome: Outcome },
     Rescan { done: oneshot::Sender<()> },
     Shutdown { grace: Duration, done: oneshot::Sender<Vec<String>> },
 }
@@ -185,6 +187,7 @@ impl Task {
                     return;
                 }
                 Input::Rescan { done } => done.send(()).unwrap_or(()),
+                Input::Unquarantine { outcome, .. } => outcome.tell(Err("there are no plugins here".to_owned())),
                 other => tracing::error!(?other, "there are no plugins that this could be about"),
             }
         }
@@ -209,6 +212,8 @@ impl Task {
                 }
                 return;
             }
+            Input::Condemned { file, generation, reason } => self.condemned(&file, generation, reason),
+            Input::Unquarantine { name, outcome } => outcome.tell(self.unquarantine(&name)),
             Input::Rescan { done } => {
                 for slot in self.slots.values_mut() {
                     slot.life.reconsider();
@@ -350,12 +355,33 @@ impl Task {
         }
         let Some(slot) = self.slots.get_mut(file) else { return };
         slot.life.started(hash);
+        self.shared.clone().watch_worker(&mut self.steps, file, &running);
         let old = slot.running.replace(running);
         tracing::info!(file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), "running");
         if let Some(old) = old {
             self.end(file, old, "it was replaced before it answered");
             self.reconsider_rivals(file);
         }
+    }
+
+    /// No further worker is started for this generation.
+    fn condemned(&mut self, file: &Arc<str>, generation: Generation, reason: String) {
+        let running = self.slots.get(file).and_then(|slot| slot.running.as_ref());
+        if running.is_some_and(|running| running.actor.generation == generation) {
+            self.displace(file, Refusal::Quarantined(reason).into());
+        }
+    }
+
+    fn unquarantine(&mut self, name: &str) -> Result<String, String> {
+        let file = format!("{name}.so");
+        let Some(slot) = self.slots.get_mut(&*file) else { return Err(format!("there is no plugin {name}")) };
+        let lifted = slot.life.refused_content().is_some_and(|hash| self.shared.config.quarantine.lift(&hash));
+        if !lifted {
+            return Err(format!("plugin {name} is not quarantined"));
+        }
+        slot.life.reconsider();
+        tracing::info!(file, "not quarantined any more");
+        Ok(format!("{name} is not quarantined any more"))
     }
 
     /// Who was refused because this file had an id may have it now.
@@ -535,6 +561,19 @@ impl Task {
 // === impl Shared ===
 
 impl Shared {
+    /// Reports when no further worker is started for a generation that has them.
+    fn watch_worker(self: Arc<Self>, steps: &mut JoinSet<()>, file: &Arc<str>, running: &Running) {
+        let Some(worker) = running.actor.worker.clone() else { return };
+        let (file, generation, mailbox) = (file.clone(), running.actor.generation, running.actor.mailbox.clone());
+        steps.spawn(async move {
+            tokio::select! {
+                biased;
+                reason = worker.condemned() => self.report(Input::Condemned { file, generation, reason }).await,
+                () = mailbox.closed() => {}
+            }
+        });
+    }
+
     async fn report(&self, input: Input) {
         // The supervisor is gone: so is what this was about.
         drop(self.reports.send(input).await);

@@ -17,6 +17,7 @@ use super::{
     generation::Candidate,
     lifecycle::Verdict,
     preflight::{Checker, Refused},
+    quarantine::Quarantine,
     refusal::Refusal,
     settle::{ContentHash, Unfit, settle},
     stage::Stage,
@@ -32,6 +33,7 @@ pub(super) struct Vetter {
     pause: Duration,
     checker: Checker,
     stage: Arc<Stage>,
+    quarantine: Arc<Quarantine>,
     places: Semaphore,
 }
 
@@ -46,6 +48,7 @@ impl Vetter {
             pause: config.settle,
             checker: config.checker.clone(),
             stage: Arc::new(Stage::create(&config.stage_parent)?),
+            quarantine: config.quarantine.clone(),
             places: Semaphore::new(PREFLIGHTS_AT_ONCE),
         })
     }
@@ -79,6 +82,9 @@ impl Vetter {
             return (Verdict::StillRefused(fingerprint), None);
         }
         let refuse = |refused| (Verdict::Refused(fingerprint, Some(hash), refused), None);
+        if let Some(reason) = self.quarantine.is_quarantined(&hash) {
+            return refuse(Refusal::Quarantined(reason).into());
+        }
         let stem = file.strip_suffix(".so").unwrap_or(file).to_owned();
         let generation = Generation(GENERATIONS.fetch_add(1, Ordering::Relaxed));
         let written = tokio::task::spawn_blocking({

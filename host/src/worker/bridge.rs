@@ -1,0 +1,273 @@
+//! The thread of a generation whose plugin runs in a worker: takes mail, hands it over, and starts the next worker when
+//! one dies.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use muster_plugin_api::abi::{Mail, kind};
+use tokio::sync::oneshot;
+
+use super::{
+    Figures, Plan,
+    deaths::{Deaths, Next},
+    life::{Life, Over},
+};
+use crate::{
+    modules::{
+        actor::{Left, Presence, mail_of},
+        host::Host,
+        mailbox::{Mailbox, Post},
+    },
+    plugin::unload::{Bystanders, HostThread},
+};
+
+/// A parcel is sent when it has become so large; with it, a worker has the most that it needs for one turn.
+const PARCEL: usize = 1 << 20;
+
+/// The bridge between a generation's mailbox and its workers.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    stem: String,
+    path: PathBuf,
+    plan: Plan,
+    host: Arc<Host>,
+    presence: Arc<Presence>,
+    figures: Arc<Figures>,
+    /// Taken from the mailbox, and not given to a worker yet.
+    backlog: Vec<Post>,
+    /// Options of the instances that run, by their numbers: for the next worker.
+    started: BTreeMap<u32, Bytes>,
+    /// What tells an instance that the master is there, while it is.
+    greetings: BTreeMap<u32, Bytes>,
+}
+
+/// Why a worker is not served any more.
+enum Ended {
+    /// The generation goes.
+    Closed,
+    Died,
+}
+
+impl From<Over> for Ended {
+    fn from(_: Over) -> Ended {
+        Ended::Died
+    }
+}
+
+impl Bridge {
+    /// A bridge that has not started a worker yet.
+    pub(crate) fn new(
+        stem: &str,
+        path: PathBuf,
+        plan: Plan,
+        host: Arc<Host>,
+        presence: Arc<Presence>,
+        figures: Arc<Figures>,
+    ) -> Bridge {
+        Bridge {
+            stem: stem.to_owned(),
+            path,
+            plan,
+            host,
+            presence,
+            figures,
+            backlog: Vec::new(),
+            started: BTreeMap::new(),
+            greetings: BTreeMap::new(),
+        }
+    }
+
+    /// The whole life of the generation's thread. `ready` is told when the plugin exists, or why it does not.
+    pub(crate) fn live(mut self, ready: oneshot::Sender<Result<(), String>>) -> Left {
+        self.presence.set_thread();
+        let _mark = HostThread::mark();
+        // Nothing is mapped, so that nobody can be inside.
+        let left = Left { library: None, bystanders: Bystanders::default() };
+        let mut ready = Some(ready);
+        let mut deaths = Deaths::default();
+        for number in 1.. {
+            let begun = Instant::now();
+            let life =
+                Life::begin(&self.stem, &self.path, &self.plan, self.host.clone(), self.presence.clone(), number);
+            let (why, lost) = match life {
+                Ok(life) => {
+                    self.figures.pid.store(life.pid(), Ordering::SeqCst);
+                    let ended = self.serve(&life, &mut ready);
+                    self.figures.pid.store(0, Ordering::SeqCst);
+                    match ended {
+                        Ended::Closed => {
+                            life.end();
+                            return left;
+                        }
+                        Ended::Died => life.bury(Duration::ZERO),
+                    }
+                }
+                Err(error) => (format!("its worker cannot be started ({error})"), Vec::new()),
+            };
+            self.presence.set_inside(false);
+            if let Some(ready) = ready.take() {
+                self.mailbox().close();
+                // Whoever started this may have lost patience.
+                drop(ready.send(Err(why)));
+                return left;
+            }
+            self.figures.deaths.fetch_add(1, Ordering::Relaxed);
+            for call in lost {
+                self.mailbox().calls().lose(call, &format!("was restarted: {why}"));
+            }
+            match deaths.record(Instant::now(), begun.elapsed()) {
+                Next::Again(pause) => {
+                    tracing::warn!(plugin = self.stem, deaths = number, ?pause, why, "a worker died");
+                    if self.mailbox().pause(pause) {
+                        return left;
+                    }
+                }
+                Next::Never { deaths, within } => {
+                    self.give_up(&format!("{deaths} times within {} s; the last time {why}", within.as_secs()));
+                    return left;
+                }
+            }
+        }
+        left
+    }
+
+    /// Gives a worker what arrives, until one of the two has an end.
+    fn serve(&mut self, life: &Life, ready: &mut Option<oneshot::Sender<Result<(), String>>>) -> Ended {
+        let created = life.created(crate::plugin::START);
+        let resumed = created.map_err(Ended::from).and_then(|()| match ready.take() {
+            // Whoever started this may have lost patience.
+            Some(ready) => ready.send(Ok(())).map_err(|_| Ended::Closed),
+            None => self.resume(life),
+        });
+        if let Err(ended) = resumed {
+            return ended;
+        }
+        loop {
+            if self.backlog.is_empty() && !self.host.mailbox.take(&mut self.backlog) {
+                return Ended::Closed;
+            }
+            if life.is_over() {
+                return Ended::Died;
+            }
+            if let Err(ended) = self.deliver(life) {
+                return ended;
+            }
+        }
+    }
+
+    /// Brings another worker to where the last one was: its instances run, and know that the master is there.
+    fn resume(&mut self, life: &Life) -> Result<(), Ended> {
+        let starts: Vec<Post> = self
+            .started
+            .iter()
+            .map(|(instance, options)| Post::Start { instance: *instance, id: 0, options: options.clone() })
+            .collect();
+        let now = Instant::now();
+        let instances = self.host.instances.clone();
+        let calls = self.mailbox().calls().clone();
+        let mut mail: Vec<_> = starts.iter().filter_map(|post| mail_of(post, &instances, &calls, now)).collect();
+        life.start_again(&mut mail)?;
+        let until = now + crate::plugin::START;
+        // Those who start may ask for something: its end comes through the mailbox. Calls wait there.
+        let waiting = std::mem::take(&mut self.backlog);
+        while !life.has_started()? {
+            if Instant::now() >= until {
+                life.condemn("it did not start again in time".to_owned());
+            }
+            if !self.host.mailbox.take_urgent(&mut self.backlog, until) {
+                return Err(Ended::Closed);
+            }
+            self.deliver(life)?;
+        }
+        let greetings = self.greetings.iter();
+        self.backlog = greetings.map(|(&instance, json)| Post::Event { instance, json: json.clone() }).collect();
+        self.backlog.extend(waiting);
+        self.figures.restarts.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(plugin = self.stem, pid = life.pid(), took = ?now.elapsed(), "a worker has taken over");
+        Ok(())
+    }
+
+    /// Gives the backlog to the worker. What it was not given is there for the next one.
+    fn deliver(&mut self, life: &Life) -> Result<(), Ended> {
+        let posts = std::mem::take(&mut self.backlog);
+        let (given, result) = self.deliver_from(&posts, life);
+        self.backlog = posts;
+        // Keeps the allocation.
+        self.backlog.drain(..given);
+        result
+    }
+
+    fn deliver_from(&mut self, posts: &[Post], life: &Life) -> (usize, Result<(), Ended>) {
+        let instances = self.host.instances.clone();
+        let calls = self.mailbox().calls().clone();
+        let mut at = 0;
+        while at < posts.len() {
+            loop {
+                match life.has_room() {
+                    Ok(true) => break,
+                    Ok(false) if self.mailbox().is_closed() => return (at, Err(Ended::Closed)),
+                    Ok(false) => {}
+                    Err(over) => return (at, Err(over.into())),
+                }
+            }
+            let now = Instant::now();
+            let (mut parcel, mut begun, mut size) = (Vec::new(), Vec::new(), 0);
+            while let Some(post) = posts.get(at).filter(|_| size < PARCEL) {
+                at += 1;
+                self.note(post);
+                let Some(mut mail) = mail_of(post, &instances, &calls, now) else { continue };
+                if mail.kind == kind::COMPLETE {
+                    let Some(id) = life.own_operation(mail.id) else { continue };
+                    mail.id = id;
+                } else if mail.kind != kind::EVENT {
+                    begun.push(mail.id);
+                }
+                size += size_of::<Mail<'_>>() + mail.body.len() + mail.error.len();
+                parcel.push(mail);
+            }
+            if !parcel.is_empty()
+                && let Err(over) = life.give(&parcel, &begun)
+            {
+                return (at, Err(over.into()));
+            }
+        }
+        (at, Ok(()))
+    }
+
+    /// Remembers what the next worker would have to know.
+    fn note(&mut self, post: &Post) {
+        match post {
+            Post::Start { instance, options, .. } => drop(self.started.insert(*instance, options.clone())),
+            Post::Stop { instance, .. } => {
+                self.started.remove(instance);
+                self.greetings.remove(instance);
+            }
+            Post::Event { instance, json } if json.starts_with(br#"{"masterConnected""#) => {
+                self.greetings.insert(*instance, json.clone());
+            }
+            Post::Event { instance, json } if json.starts_with(br#""masterLost""#) => {
+                self.greetings.remove(instance);
+            }
+            Post::Call { .. } | Post::Tick { .. } | Post::Event { .. } | Post::Complete { .. } => {}
+        }
+    }
+
+    /// Starts no other worker with this content, in this generation or any other.
+    fn give_up(&self, how: &str) {
+        let reason = format!("its worker died {how}");
+        tracing::error!(plugin = self.stem, hash = %self.plan.hash, reason, "quarantined");
+        self.plan.quarantine.quarantine(&self.plan.hash, &reason);
+        self.figures.condemned.send_replace(Some(reason.clone()));
+        self.mailbox().close();
+        self.mailbox().calls().end_all(&format!("it is quarantined: {reason}"));
+    }
+
+    fn mailbox(&self) -> &Mailbox {
+        &self.host.mailbox
+    }
+}
