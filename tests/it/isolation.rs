@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 /// A worker is back within a second; the machine is shared.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 
-/// Time for a call that ends at a deadline of one second.
-const DEADLINE: (&str, &str) = ("requests.deadline", "1s");
+/// For calls that end at it.
+const DEADLINE: (&str, &str) = ("requests.deadline", "2s");
 
 async fn faulty_in_a_worker(settings: &[(&str, &str)]) -> Daemon {
     let setup = Setup::master().plugins(&["faulty", "echo"]).set("plugins.faulty.isolation", "process");
@@ -46,6 +46,11 @@ async fn order(peer: &mut Peer, what: &str) -> Value {
     peer.request("faulty", json!({ "do": what })).await
 }
 
+/// The words of an answer's error; empty without one.
+fn error_of(answer: &Value) -> &str {
+    answer["error"]["message"].as_str().or(answer["error"].as_str()).unwrap_or_default()
+}
+
 /// Asserts that the module answers again in time.
 async fn is_back(peer: &mut Peer, after: &str) {
     let begun = Instant::now();
@@ -63,7 +68,7 @@ async fn goes_wrong(fault: &str, expected: &str, settings: &[(&str, &str)]) {
     is_back(&mut peer, "its start").await;
     let before = status(&mut peer, "faulty").await["worker"]["pid"].clone();
     let answer = order(&mut peer, fault).await;
-    assert!(answer["error"].as_str().is_some_and(|text| text.contains(expected)), "{fault}: {answer}");
+    assert!(error_of(&answer).contains(expected), "{fault}: {answer}");
     assert_eq!(other.request("echo", json!("x")).await["body"], "x", "others are not disturbed");
     is_back(&mut peer, fault).await;
     let after = status(&mut peer, "faulty").await["worker"].clone();
@@ -106,12 +111,12 @@ async fn a_stack_overflow_ends_the_worker_and_one_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_loop_times_out_and_its_worker_is_replaced() {
-    goes_wrong("spin", "module faulty failed: timed out after 1 s", &[DEADLINE]).await;
+    goes_wrong("spin", "module faulty failed: timed out after 2 s", &[DEADLINE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_blocks_times_out_and_its_worker_is_replaced() {
-    goes_wrong("block", "module faulty failed: timed out after 1 s", &[DEADLINE]).await;
+    goes_wrong("block", "module faulty failed: timed out after 2 s", &[DEADLINE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,8 +126,8 @@ async fn a_worker_that_grows_beyond_its_limit_is_replaced() {
     let mut answers = 0;
     let error = loop {
         let answer = order(&mut peer, "leak").await;
-        if let Some(error) = answer["error"].as_str() {
-            break error.to_owned();
+        if !error_of(&answer).is_empty() {
+            break error_of(&answer).to_owned();
         }
         answers += 1;
         assert!(answers < 4, "64 MiB have been taken");
@@ -138,7 +143,7 @@ async fn panics_and_threads_left_behind_are_no_reason_to_replace_a_worker_and_go
     let master = faulty_in_a_worker(&[]).await;
     let mut peer = Peer::admin(master.address(), "caller").await;
     let panicked = order(&mut peer, "panic").await;
-    assert!(panicked["error"].as_str().is_some_and(|text| text.contains("panicked: ")), "{panicked}");
+    assert!(error_of(&panicked).contains("panicked: "), "{panicked}");
     assert_eq!(order(&mut peer, "thread").await["body"], json!({ "ok": true }));
     let worker = status(&mut peer, "faulty").await["worker"].clone();
     assert_eq!(worker["deaths"], 0);
@@ -178,7 +183,7 @@ async fn a_worker_that_is_stopped_from_outside_is_replaced() {
     kill_process(raw(&before), Signal::STOP).expect("the worker runs");
     let answer = order(&mut peer, "ok").await;
     let stopped = "was restarted: its worker was killed: it had been stopped from outside";
-    assert!(answer["error"].as_str().is_none_or(|text| text.contains(stopped)), "{answer}");
+    assert!(error_of(&answer).contains(stopped), "{answer}");
     is_back(&mut peer, "SIGSTOP").await;
     assert_ne!(status(&mut peer, "faulty").await["worker"]["pid"], before);
     master.shutdown().await;
@@ -190,7 +195,7 @@ async fn calls_that_arrive_while_there_is_no_worker_wait_for_the_next_one() {
     let mut peer = Peer::admin(master.address(), "caller").await;
     for _ in 0..3 {
         let fault = order(&mut peer, "segv").await;
-        assert!(fault["error"].as_str().is_some_and(|text| text.contains("SIGSEGV")), "{fault}");
+        assert!(error_of(&fault).contains("SIGSEGV"), "{fault}");
         let mut waiting = Vec::new();
         for _ in 0..50 {
             waiting.push(peer.send_request("faulty", json!({ "do": "ok" })).await);
@@ -208,13 +213,13 @@ async fn content_whose_workers_keep_dying_is_quarantined_until_that_is_lifted() 
     let mut peer = Peer::admin(master.address(), "caller").await;
     for death in 1..=11 {
         let answer = order(&mut peer, "segv").await;
-        assert!(answer["error"].as_str().is_some_and(|text| text.contains("SIGSEGV")), "death {death}: {answer}");
+        assert!(error_of(&answer).contains("SIGSEGV"), "death {death}: {answer}");
     }
     let quarantined = |plugin: &Value| plugin["state"] == "quarantined";
     let plugin = until("quarantine", &mut peer, "faulty", quarantined).await;
     let reason = plugin["reason"].as_str().expect("a reason");
     assert!(reason.contains("died 11 times within 60 s; the last time its worker died of SIGSEGV"), "{reason}");
-    assert_eq!(order(&mut peer, "ok").await["error"], "unknown moduleId:faulty");
+    assert_eq!(error_of(&order(&mut peer, "ok").await), "unknown moduleId:faulty");
 
     // Durable: another start does not try it.
     let state = master.shutdown().await;
@@ -337,7 +342,11 @@ async fn no_worker_outlives_a_master_that_is_killed_even_if_it_is_busy() {
         .flatten()
         .filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.display().to_string()))
         .collect();
-    assert_eq!(open.len(), 4, "input, output, errors and the socket: {open:?}");
+    let sockets = open.iter().filter(|open| open.starts_with("socket:")).count();
+    assert_eq!(sockets, 1, "its own, none of the daemon's: {open:?}");
+    // What the tests themselves were started with may be there, too.
+    let harmless = |open: &String| *open == "/dev/null" || open.starts_with("pipe:") || open.starts_with("socket:");
+    assert!(open.iter().all(harmless), "no file of the daemon's: {open:?}");
     peer.send_request("faulty", json!({ "do": "spin" })).await;
     assert_eq!(peer.request("echo", json!(1)).await["body"], 1);
     master.kill().await;

@@ -344,6 +344,16 @@ impl Mailbox {
 // === impl Post ===
 
 impl Post {
+    /// How many bytes of JSON it carries.
+    pub(crate) fn body_len(&self) -> usize {
+        match self {
+            Post::Call { call, .. } => call.body.len(),
+            Post::Event { json: body, .. } | Post::Start { options: body, .. } => body.len(),
+            Post::Complete { error, body, .. } => error.len() + body.len(),
+            Post::Tick { .. } | Post::Stop { .. } => 0,
+        }
+    }
+
     /// The kind of mail that delivers it.
     pub(crate) fn kind(&self) -> u32 {
         match self {

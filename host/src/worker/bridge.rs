@@ -2,7 +2,7 @@
 //! one dies.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::{
     Figures, Plan,
     deaths::{Deaths, Next},
-    life::{Life, Over},
+    life::{Death, Life, Over},
 };
 use crate::{
     modules::{
@@ -40,6 +40,8 @@ pub(crate) struct Bridge {
     figures: Arc<Figures>,
     /// Taken from the mailbox, and not given to a worker yet.
     backlog: Vec<Post>,
+    /// Given to the worker, by parcel, and perhaps not begun with.
+    on_the_way: Vec<(u64, Vec<Post>)>,
     /// Options of the instances that run, by their numbers: for the next worker.
     started: BTreeMap<u32, Bytes>,
     /// What tells an instance that the master is there, while it is.
@@ -77,6 +79,7 @@ impl Bridge {
             presence,
             figures,
             backlog: Vec::new(),
+            on_the_way: Vec::new(),
             started: BTreeMap::new(),
             greetings: BTreeMap::new(),
         }
@@ -94,7 +97,7 @@ impl Bridge {
             let begun = Instant::now();
             let life =
                 Life::begin(&self.stem, &self.path, &self.plan, self.host.clone(), self.presence.clone(), number);
-            let (why, lost) = match life {
+            let death = match life {
                 Ok(life) => {
                     self.figures.pid.store(life.pid(), Ordering::SeqCst);
                     let ended = self.serve(&life, &mut ready);
@@ -107,8 +110,13 @@ impl Bridge {
                         Ended::Died => life.bury(Duration::ZERO),
                     }
                 }
-                Err(error) => (format!("its worker cannot be started ({error})"), Vec::new()),
+                Err(error) => Death {
+                    why: format!("its worker cannot be started ({error})"),
+                    delivered: HashSet::new(),
+                    in_hand: None,
+                },
             };
+            let why = death.why.clone();
             self.presence.set_inside(false);
             if let Some(ready) = ready.take() {
                 self.mailbox().close();
@@ -117,9 +125,7 @@ impl Bridge {
                 return left;
             }
             self.figures.deaths.fetch_add(1, Ordering::Relaxed);
-            for call in lost {
-                self.mailbox().calls().lose(call, &format!("was restarted: {why}"));
-            }
+            self.mourn(death);
             match deaths.record(Instant::now(), begun.elapsed()) {
                 Next::Again(pause) => {
                     tracing::warn!(plugin = self.stem, deaths = number, ?pause, why, "a worker died");
@@ -194,49 +200,74 @@ impl Bridge {
 
     /// Gives the backlog to the worker. What it was not given is there for the next one.
     fn deliver(&mut self, life: &Life) -> Result<(), Ended> {
-        let posts = std::mem::take(&mut self.backlog);
-        let (given, result) = self.deliver_from(&posts, life);
-        self.backlog = posts;
-        // Keeps the allocation.
-        self.backlog.drain(..given);
-        result
+        while !self.backlog.is_empty() {
+            while !life.has_room()? {
+                if self.mailbox().is_closed() {
+                    return Err(Ended::Closed);
+                }
+            }
+            let in_hand = life.in_hand().unwrap_or(u64::MAX);
+            self.on_the_way.retain(|(number, _)| *number >= in_hand);
+            let posts = self.next_parcel();
+            posts.iter().for_each(|post| self.note(post));
+            let (number, given) = self.give(&posts, life);
+            self.on_the_way.push((number, posts));
+            given?;
+        }
+        Ok(())
     }
 
-    fn deliver_from(&mut self, posts: &[Post], life: &Life) -> (usize, Result<(), Ended>) {
-        let instances = self.host.instances.clone();
-        let calls = self.mailbox().calls().clone();
-        let mut at = 0;
-        while at < posts.len() {
-            loop {
-                match life.has_room() {
-                    Ok(true) => break,
-                    Ok(false) if self.mailbox().is_closed() => return (at, Err(Ended::Closed)),
-                    Ok(false) => {}
-                    Err(over) => return (at, Err(over.into())),
-                }
+    /// Takes as much from the backlog as makes a parcel.
+    fn next_parcel(&mut self) -> Vec<Post> {
+        let mut size = 0;
+        let fits = self.backlog.iter().take_while(|post| {
+            let before = size;
+            size += size_of::<Mail<'_>>() + post.body_len();
+            before < PARCEL
+        });
+        let fitting = fits.count();
+        if fitting == self.backlog.len() {
+            return std::mem::take(&mut self.backlog);
+        }
+        self.backlog.drain(..fitting).collect()
+    }
+
+    fn give(&self, posts: &[Post], life: &Life) -> (u64, Result<(), Over>) {
+        let (now, calls) = (Instant::now(), self.mailbox().calls());
+        let mut begun = Vec::new();
+        let mail = posts.iter().filter_map(|post| {
+            let mut mail = mail_of(post, &self.host.instances, calls, now)?;
+            match mail.kind {
+                kind::COMPLETE => mail.id = life.own_operation(mail.id)?,
+                kind::EVENT => {}
+                _ => begun.push(mail.id),
             }
-            let now = Instant::now();
-            let (mut parcel, mut begun, mut size) = (Vec::new(), Vec::new(), 0);
-            while let Some(post) = posts.get(at).filter(|_| size < PARCEL) {
-                at += 1;
-                self.note(post);
-                let Some(mut mail) = mail_of(post, &instances, &calls, now) else { continue };
-                if mail.kind == kind::COMPLETE {
-                    let Some(id) = life.own_operation(mail.id) else { continue };
-                    mail.id = id;
-                } else if mail.kind != kind::EVENT {
-                    begun.push(mail.id);
-                }
-                size += size_of::<Mail<'_>>() + mail.body.len() + mail.error.len();
-                parcel.push(mail);
-            }
-            if !parcel.is_empty()
-                && let Err(over) = life.give(&parcel, &begun)
-            {
-                return (at, Err(over.into()));
+            Some(mail)
+        });
+        let mail: Vec<Mail<'_>> = mail.collect();
+        if mail.is_empty() { (0, Ok(())) } else { life.give(&mail, &begun) }
+    }
+
+    /// Ends the calls that a worker has taken with it, but not those that it cannot have begun with: these are given to
+    /// the next one.
+    fn mourn(&mut self, death: Death) {
+        let Death { why, mut delivered, in_hand } = death;
+        let in_hand = in_hand.unwrap_or(u64::MAX);
+        let mut again = Vec::new();
+        for post in self.on_the_way.drain(..).filter(|(number, _)| *number > in_hand).flat_map(|(_, posts)| posts) {
+            match post {
+                // One that is not there has ended: its deadline had passed.
+                Post::Call { id, .. } | Post::Tick { id, .. } if !delivered.remove(&id) => {}
+                Post::Call { .. } | Post::Tick { .. } | Post::Event { .. } => again.push(post),
+                // Of the worker that is gone.
+                Post::Complete { .. } | Post::Start { .. } | Post::Stop { .. } => {}
             }
         }
-        (at, Ok(()))
+        again.append(&mut self.backlog);
+        self.backlog = again;
+        for call in delivered {
+            self.mailbox().calls().lose(call, &format!("was restarted: {why}"));
+        }
     }
 
     /// Remembers what the next worker would have to know.

@@ -74,6 +74,16 @@ pub(super) struct Life {
 #[derive(Debug)]
 pub(super) struct Over;
 
+/// What is left of a worker.
+#[derive(Debug)]
+pub(super) struct Death {
+    pub(super) why: String,
+    /// Calls that it was given and had not ended.
+    pub(super) delivered: HashSet<u64>,
+    /// See [`Life::in_hand`].
+    pub(super) in_hand: Option<u64>,
+}
+
 #[derive(Debug)]
 struct Shared {
     number: u64,
@@ -236,13 +246,17 @@ impl Life {
         self.shared.state().over
     }
 
-    /// Gives mail to the worker, for one turn.
-    ///
-    /// # Errors
-    /// When there is nobody to give it to: calls in it are lost with the others.
-    pub(super) fn give(&self, mail: &[Mail<'_>], calls: &[u64]) -> Result<(), Over> {
+    /// Gives mail to the worker, for one turn. Returns the number of the parcel, and whether it is on its way.
+    pub(super) fn give(&self, mail: &[Mail<'_>], calls: &[u64]) -> (u64, Result<(), Over>) {
         let limit = mail.iter().map(|mail| mail.left_ms).max().filter(|left| *left > 0).map(Duration::from_millis);
-        self.shared.give(&mut self.shared.wire(), mail, calls, limit)
+        let mut wire = self.shared.wire();
+        let given = self.shared.give(&mut wire, mail, calls, limit);
+        (wire.parcels, given)
+    }
+
+    /// The oldest parcel that the worker has not done with: it may have begun with this one, but with no later one.
+    pub(super) fn in_hand(&self) -> Option<u64> {
+        self.shared.state().turns.front().map(|turn| turn.number)
     }
 
     /// Starts instances of an earlier life again: mail of kind `START` by the number of the instance.
@@ -254,7 +268,7 @@ impl Life {
             start.id = AGAIN | u64::from(start.instance);
         }
         self.shared.state().starting = starts.iter().map(|start| start.instance).collect();
-        self.give(starts, &[])
+        self.give(starts, &[]).1
     }
 
     /// Whether all instances have started again.
@@ -283,8 +297,8 @@ impl Life {
         self.bury(LAST_WORDS);
     }
 
-    /// Buries a worker that died: why it did, and the calls that are lost.
-    pub(super) fn bury(mut self, patience: Duration) -> (String, Vec<u64>) {
+    /// Buries a worker that died.
+    pub(super) fn bury(mut self, patience: Duration) -> Death {
         let until = Instant::now() + patience;
         let mut state = self.shared.state();
         while !state.over && Instant::now() < until {
@@ -304,13 +318,14 @@ impl Life {
         }
         let status = self.child.wait();
         let mut state = self.shared.state();
-        let lost = std::mem::take(&mut state.delivered).into_iter().collect();
+        let delivered = std::mem::take(&mut state.delivered);
+        let in_hand = state.turns.front().map(|turn| turn.number);
         let created = state.created.take().and_then(Result::err);
         let why = state.verdict.take().or(created).unwrap_or_else(|| match status {
             Ok(status) => last_words(status),
             Err(error) => format!("its worker is gone ({error})"),
         });
-        (why, lost)
+        Death { why, delivered, in_hand }
     }
 }
 
