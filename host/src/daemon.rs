@@ -45,6 +45,9 @@ const SWEEP: Duration = Duration::from_millis(250);
 /// How long the word that the daemon is ready waits for the master's own monitor. It is on this machine.
 const OWN_MONITOR_WITHIN: Duration = Duration::from_secs(5);
 
+/// What modules get of the grace period; the rest is for answers that are on their way out.
+const MODULES_SHARE: f64 = 0.8;
+
 /// A daemon could not start, or could not end in order.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -207,7 +210,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         join(accept).await;
         modules.broadcast_event(Role::Master, &Event::Stopping);
         modules.broadcast_event(Role::Monitor, &Event::Stopping);
-        report(&plugins.shutdown(grace).await);
+        report(&plugins.shutdown(grace.mul_f64(MODULES_SHARE)).await);
         monitoring.cancel();
         join(own_task).await;
         net.close().await;
@@ -315,7 +318,7 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
     let grace = config.daemon.shutdown.grace;
     let end = async {
         modules.broadcast_event(Role::Monitor, &Event::Stopping);
-        report(&plugins.shutdown(grace).await);
+        report(&plugins.shutdown(grace.mul_f64(MODULES_SHARE)).await);
         linking.cancel();
         join(link).await;
     };

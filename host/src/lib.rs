@@ -2,6 +2,7 @@
 
 mod app;
 mod auth;
+mod batch;
 pub mod cli;
 pub mod client;
 pub mod config;

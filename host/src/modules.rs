@@ -293,6 +293,7 @@ impl Modules {
         loop {
             beat.tick().await;
             let now = Instant::now();
+            crate::batch::rescue(now);
             let tables = self.ledger().calls.clone();
             for calls in tables.iter().filter_map(Weak::upgrade) {
                 calls.expire(now);

@@ -168,7 +168,7 @@ impl Monitor {
         backoff.reset();
         let again = self.was_registered.swap(true, Ordering::Relaxed);
         info!(master, again, "registered with the master");
-        let outbox = Arc::new(Outbox::new(self.outbox_limit));
+        let outbox = Arc::new(Outbox::without_socket(self.outbox_limit));
         *self.outbox.lock() = Some(outbox.clone());
         self.state.send_replace(true);
         // For those who start later, and for those who are there.

@@ -61,7 +61,7 @@ struct Entry {
     /// In order of registration.
     slaves: Vec<Peer>,
     pending: Arc<Pending>,
-    /// When the last link was lost; the entry is kept while it remembers requests.
+    /// When the last link was lost; from then on the entry is kept for the window in which it may come back.
     away_since: Option<Instant>,
 }
 
@@ -295,14 +295,15 @@ impl Peers {
         let mut ended = Vec::new();
         let mut abandoned = Vec::new();
         for (id, entry) in &self.tables.read().servers {
+            // Whatever it remembered may have ended in another way by now; it goes all the same.
+            if entry.away_since.is_some_and(|since| now >= since + self.limits.window) {
+                abandoned.push(id.clone());
+            }
             if entry.pending.is_empty() {
                 continue;
             }
             for waiter in entry.pending.overdue(now) {
                 ended.push((waiter, RequestError::Timeout(format!("{id} did not answer in time"))));
-            }
-            if entry.away_since.is_some_and(|since| now >= since + self.limits.window) {
-                abandoned.push(id.clone());
             }
         }
         for id in abandoned {
@@ -404,7 +405,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::session::outbox::Order;
+    use crate::{
+        modules::{calls::Calls, mailbox::Mailbox, services::Asker},
+        session::outbox::Order,
+    };
 
     /// Peers, and what their modules were told.
     struct Stage {
@@ -445,7 +449,7 @@ mod tests {
                 server_type: id.split('-').next().unwrap().into(),
                 info: info.as_object().unwrap().clone(),
                 conn: ConnId(conn),
-                outbox: Arc::new(Outbox::new(1000)),
+                outbox: Arc::new(Outbox::without_socket(1000)),
                 welcome: Bytes::from_static(b"welcome"),
             }
         }
@@ -458,6 +462,18 @@ mod tests {
 
         fn send(&self, to: To<'_>) -> usize {
             self.peers.send(to, &Bytes::from_static(b"x"))
+        }
+
+        /// Asks a server that will not answer, with `deadline` from now.
+        fn ask(&self, id: &str, deadline: Duration) {
+            let mailbox = Arc::new(Mailbox::new(Arc::new(Calls::new(Vec::new().into()))));
+            let waiter = Waiter::Module(Asker { mailbox, instance: 0, id: 1 });
+            self.peers.request(To::Id(id), "m", b"{}", Instant::now() + deadline, waiter);
+        }
+
+        /// How many ids there is an entry for.
+        fn entries(&self) -> usize {
+            self.peers.tables.read().servers.len()
         }
 
         fn told(&self) -> Vec<String> {
@@ -503,6 +519,26 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_does_not_come_back_is_forgotten_however_its_requests_ended() {
+        let stage = Stage::new();
+        let now = Instant::now();
+        let (none, answered, overdue, dropped) =
+            (stage.register("a-1", 1), stage.register("b-1", 2), stage.register("c-1", 3), stage.register("d-1", 4));
+        stage.ask("b-1", Duration::from_secs(60));
+        stage.ask("c-1", Duration::from_secs(1));
+        stage.ask("d-1", Duration::from_secs(60));
+        for member in [&none, &answered, &overdue, &dropped] {
+            stage.peers.leave(&member.link, now);
+        }
+        assert_eq!(stage.entries(), 3, "nothing was asked of the first");
+        stage.peers.forget("d-1", "m");
+        stage.peers.expire(now + Duration::from_secs(5));
+        assert_eq!(stage.entries(), 3, "each may still come back");
+        stage.peers.expire(now + Duration::from_secs(11));
+        assert_eq!(stage.entries(), 0);
+    }
+
+    #[test]
     fn a_reconnect_never_makes_a_slave() {
         let stage = Stage::new();
         let first = stage.register("chat-1", 1);
@@ -531,7 +567,7 @@ mod tests {
         let log_in = |conn| {
             let client =
                 Arc::new(ClientIdentity { connection: ConnId(conn), id: "c".into(), user: "u".into(), level: 1 });
-            let entered = stage.peers.log_in(&client, &Arc::new(Outbox::new(100)), Bytes::new());
+            let entered = stage.peers.log_in(&client, &Arc::new(Outbox::without_socket(100)), Bytes::new());
             (client, entered)
         };
         let (first, entered) = log_in(1);

@@ -7,25 +7,26 @@ pub(crate) mod outbox;
 mod state;
 
 use std::{
-    collections::VecDeque,
-    io::{self, IoSlice},
-    net::SocketAddr,
+    io,
+    net::{Shutdown, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tracing::{debug, info};
 
 use self::{
-    outbox::{Order, Outbox},
+    outbox::{Flushed, Order, Outbox},
     state::{Action, Patience, Reason, State},
 };
 use crate::{
+    batch,
     ids::ConnId,
     master::{Admission, Identity, Master},
-    modules::call::Outcome,
+    modules::{call::Outcome, deliver::Blocked},
     net::Place,
     wire::{
         self, Topic,
@@ -37,9 +38,6 @@ use crate::{
 
 /// How much is read at once. Also what a connection with input pending costs; an idle one has no buffer.
 const READ_CHUNK: usize = 16 * 1024;
-
-/// Frames that are written with one syscall; the kernel takes at most 1,024.
-const WRITE_BATCH: usize = 128;
 
 /// How long the last words to a peer may take. The original's peers act on DISCONNECT at once.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -71,7 +69,7 @@ pub(crate) struct Reply {
 
 /// A connection and its task's state.
 pub(crate) struct Session {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     conn: ConnId,
     address: SocketAddr,
     master: Arc<Master>,
@@ -81,12 +79,21 @@ pub(crate) struct Session {
     state: State,
     identity: Identity,
     input: BytesMut,
-    writing: VecDeque<Bytes>,
     accepted: Instant,
-    /// Since when the peer has taken nothing of what is being written.
-    stalled: Option<Instant>,
+    /// Since when the peer has taken nothing of what is to be written.
+    blocked: Option<Instant>,
     /// When the last words must be out.
     finish_by: Option<Instant>,
+}
+
+/// How far a batch of packets got.
+enum Step<'a> {
+    /// All that was complete is handled.
+    Done,
+    /// Somebody wants in.
+    Admit { topic: Topic, payload: &'a [u8] },
+    /// A module has no room.
+    Wait(Blocked<'a>),
 }
 
 /// Why a session ended.
@@ -148,20 +155,20 @@ impl Session {
         place: Place,
     ) -> Session {
         let limits = *master.limits();
+        let stream = Arc::new(stream);
         Session {
-            stream,
+            stream: stream.clone(),
             conn,
             address,
             master,
             place,
             limits,
-            outbox: Arc::new(Outbox::new(limits.outbox)),
+            outbox: Arc::new(Outbox::new(stream, limits.outbox)),
             state: State::Greeting,
             identity: Identity::Nobody,
             input: BytesMut::new(),
-            writing: VecDeque::new(),
             accepted: Instant::now(),
-            stalled: None,
+            blocked: None,
             finish_by: None,
         }
     }
@@ -205,7 +212,7 @@ impl Session {
                     self.read()?;
                 }
                 () = self.outbox.changed() => {}
-                ready = self.stream.writable(), if !self.writing.is_empty() => ready?,
+                ready = self.stream.writable(), if self.blocked.is_some() => ready?,
                 () = until(deadline.as_ref().map(|(at, _)| *at)), if deadline.is_some() => {
                     let Some((_, end)) = deadline else { continue };
                     return Err(end);
@@ -216,7 +223,7 @@ impl Session {
 
     fn deadline(&self) -> Option<(Instant, End)> {
         let stall = self
-            .stalled
+            .blocked
             .map(|since| (since + self.limits.write_stall, End::DoesNotRead("nothing was taken for too long")));
         let finish = self.finish_by.map(|at| (at, End::Finished));
         let Limits { connect_within, register_within, .. } = self.limits;
@@ -245,35 +252,54 @@ impl Session {
         // Packets borrow from the input while they are handled.
         let mut input = std::mem::take(&mut self.input);
         let mut used = 0;
+        loop {
+            match self.handle_packets(&master, &input, &mut used)? {
+                Step::Done => break,
+                Step::Admit { topic, payload } => self.admit(topic, payload).await?,
+                Step::Wait(blocked) => {
+                    // Its module is busy: what was answered so far goes out, and nothing more is read for a while.
+                    self.flush()?;
+                    blocked.wait().await;
+                }
+            }
+        }
+        input.advance(used);
+        self.input = input;
+        Ok(())
+    }
+
+    /// Handles complete packets as one batch, until one needs time.
+    fn handle_packets<'a>(&mut self, master: &'a Master, input: &'a [u8], used: &mut usize) -> Result<Step<'a>, End> {
+        let _batch = batch::begin();
         while self.finish_by.is_none() {
             let limit = if self.state.is_registered() {
                 self.limits.packet_after_login
             } else {
                 self.limits.packet_before_login
             };
-            let Some((packet, length)) = packet::decode(&input[used..], limit)? else { break };
-            used += length;
+            if input.get(*used).is_some_and(|first| !self.state.may_begin_with(*first)) {
+                return Err(End::Reason(Reason::NoConnect));
+            }
+            let Some((packet, length)) = packet::decode(&input[*used..], limit)? else { break };
+            *used += length;
             match self.state.on_packet(packet) {
                 Action::Nothing => {}
                 Action::Send(bytes) => drop(self.outbox.push(Bytes::from_static(bytes))),
-                Action::Admit { topic, payload } => self.admit(topic, payload).await?,
+                Action::Admit { topic, payload } => return Ok(Step::Admit { topic, payload }),
                 Action::Message { payload } => {
                     if let Some(blocked) = master.receive(&self.identity, &self.outbox, payload) {
-                        // Its module is busy: what was answered so far goes out, and nothing more is read for a while.
-                        self.flush()?;
-                        blocked.wait().await;
+                        return Ok(Step::Wait(blocked));
                     }
                 }
                 Action::Dismiss(reason) => {
                     debug!(conn = %self.conn, address = %self.address, %reason, "dismissed");
                     self.say_goodbye();
+                    break;
                 }
                 Action::Close(reason) => return Err(End::Reason(reason)),
             }
         }
-        input.advance(used);
-        self.input = input;
-        Ok(())
+        Ok(Step::Done)
     }
 
     async fn admit(&mut self, topic: Topic, payload: &[u8]) -> Result<(), End> {
@@ -294,7 +320,7 @@ impl Session {
             Admission::Refused(text) => {
                 self.say_goodbye();
                 self.flush()?;
-                return if self.writing.is_empty() { Err(End::Refused(text)) } else { Ok(()) };
+                return if self.blocked.is_none() { Err(End::Refused(text)) } else { Ok(()) };
             }
         }
         Ok(())
@@ -308,56 +334,26 @@ impl Session {
     // === output ===
 
     fn flush(&mut self) -> Result<(), End> {
-        loop {
-            let order = if self.writing.is_empty() { self.outbox.take(&mut self.writing) } else { self.outbox.order() };
-            match order {
-                Order::GoOn => {}
-                Order::Overflow => return Err(End::DoesNotRead("too much is queued for it")),
-                Order::Closed => return Err(End::Finished),
-                Order::Finish => {
-                    self.finish_by.get_or_insert_with(|| Instant::now() + LAST_WORDS);
-                }
-            }
-            if self.writing.is_empty() {
-                return if order == Order::Finish { Err(End::Finished) } else { Ok(()) };
-            }
-            let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
-            let mut count = 0;
-            for (slice, frame) in slices.iter_mut().zip(&self.writing) {
-                *slice = IoSlice::new(frame);
-                count += 1;
-            }
-            match self.stream.try_write_vectored(&slices[..count]) {
-                Ok(written) => {
-                    self.stalled = None;
-                    self.advance(written);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stalled.get_or_insert_with(Instant::now);
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
+        let order = self.outbox.order();
+        match order {
+            Order::GoOn => {}
+            Order::Overflow => return Err(End::DoesNotRead("too much is queued for it")),
+            Order::Closed => return Err(End::Finished),
+            Order::Finish => {
+                self.finish_by.get_or_insert_with(|| Instant::now() + LAST_WORDS);
             }
         }
-    }
-
-    fn advance(&mut self, mut written: usize) {
-        while let Some(frame) = self.writing.front_mut() {
-            if written < frame.len() {
-                frame.advance(written);
-                return;
-            }
-            written -= frame.len();
-            self.writing.pop_front();
-        }
-        // A burst must not be paid for until the connection ends.
-        self.writing.shrink_to(WRITE_BATCH);
+        self.blocked = match self.outbox.flush()? {
+            Flushed::All if order == Order::Finish => return Err(End::Finished),
+            Flushed::Blocked(since) => Some(since),
+            Flushed::All | Flushed::Busy => None,
+        };
+        Ok(())
     }
 
     /// Lets the peer read the last words: closing with input unread would reset the connection and lose them.
-    async fn linger(mut self) {
-        let shut = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
-        if shut.is_err() {
+    async fn linger(self) {
+        if SockRef::from(&*self.stream).shutdown(Shutdown::Write).is_err() {
             return;
         }
         let drain = async {

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use muster_tests::config::ConfigDir;
 use muster_tests::daemon::{Daemon, Setup};
 use muster_tests::deadline::{ANSWER, PROCESS, eventually};
-use muster_tests::node::{Node, free_port};
+use muster_tests::node::Node;
+use muster_tests::ports::free_port;
 use muster_tests::pty::PomeloCli;
 use serde_json::{Value, json};
 

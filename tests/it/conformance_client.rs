@@ -128,7 +128,7 @@ async fn a_second_response_and_notifies_do_not_disturb_a_call() {
 
 #[tokio::test]
 async fn a_master_that_is_not_there_is_exit_code_five() {
-    let port = muster_tests::node::free_port();
+    let port = muster_tests::ports::free_port();
     let finished = call(SocketAddr::from(([127, 0, 0, 1], port)), "admin", "echo", &json!({})).await;
     assert_eq!(finished.code, 5, "{finished:?}");
     assert!(!finished.stderr.is_empty(), "an error says why");

@@ -6,7 +6,8 @@ use muster_tests::cli::{call, muster};
 use muster_tests::config::ConfigDir;
 use muster_tests::daemon::Setup;
 use muster_tests::deadline::{ANSWER, PROCESS, eventually};
-use muster_tests::node::{Node, free_port};
+use muster_tests::node::Node;
+use muster_tests::ports::free_port;
 use serde_json::{Value, json};
 
 /// An answer of the module `echo` for each `op`, as `{"error","body"}`; an Error object without its stack.
@@ -139,7 +140,7 @@ async fn original_monitors_come_back_when_their_link_breaks() {
 
 #[tokio::test]
 async fn original_monitors_come_back_to_a_master_that_was_killed() {
-    let master = Setup::master().start().await;
+    let master = Setup::master().on_a_reserved_port().start().await;
     let address = master.address();
     let monitor = registered(address, "chat-server-1", "chat").await;
     let state = master.kill().await;
@@ -220,7 +221,7 @@ async fn our_monitor_reports_to_an_original_master_and_leaves_it_politely() {
 
 #[tokio::test]
 async fn our_monitor_comes_back_to_an_original_master_that_was_killed() {
-    let (first, address) = Node::master(ConfigDir::recorded(), json!({})).await;
+    let (first, address) = Node::master(ConfigDir::recorded(), json!({"port": free_port()})).await;
     let monitor = Setup::monitor(address, "chat-server-1", "chat").start().await;
     // Ready is a monitor whose modules are; the master may come later.
     first.event("register").await;

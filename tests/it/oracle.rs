@@ -242,7 +242,7 @@ async fn pomelo_cli_can_be_typed_on() {
 #[tokio::test]
 async fn a_pomelo_server_starts_on_its_own_master() {
     let (_master, address) = Node::pomelo_master().await;
-    let port = muster_tests::node::free_port();
+    let port = muster_tests::ports::free_port();
     let arguments = ["id=chat-server-1", "host=127.0.0.1", "serverType=chat"].map(str::to_owned);
     let arguments = [&arguments[..], &[format!("port={port}")]].concat();
     let server = Node::pomelo(address, &arguments).await;

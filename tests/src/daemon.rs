@@ -114,6 +114,13 @@ impl Setup {
         self
     }
 
+    /// Listens on a port that nobody is given while the master is away: for one that is going to come back.
+    #[must_use]
+    pub fn on_a_reserved_port(self) -> Self {
+        let port = crate::ports::free_port();
+        self.listen(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
     /// Listens on this address instead of a free port: for a master that comes back. Only masters listen.
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
@@ -155,8 +162,9 @@ impl Setup {
 
     /// Starts the daemon and waits until it says that it is ready.
     pub async fn start(self) -> Daemon {
-        let temporary =
-            |what: &str| TempDir::with_prefix(format!("muster-{what}-")).expect("a temporary directory can be made");
+        let temporary = |what: &str| {
+            TempDir::with_prefix(format!("muster-test-{what}-")).expect("a temporary directory can be made")
+        };
         let plugins = temporary("plugins");
         for name in &self.plugins {
             install(plugins.path(), name);
@@ -263,6 +271,11 @@ impl Daemon {
     /// The log so far.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// All of the log of a daemon that has ended.
+    pub async fn whole_log(&self) -> String {
+        self.log.whole().await
     }
 
     /// Whether the process is still there.

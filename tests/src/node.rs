@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use crate::config::ConfigDir;
 use crate::deadline::{ANSWER, PROCESS, within};
 use crate::output::Output;
+use crate::ports::free_port;
 
 /// Directory in which the packages are installed.
 pub fn peers_dir() -> PathBuf {
@@ -41,13 +42,6 @@ pub(crate) fn command(script: &Path) -> Command {
 /// Path of a script in `tests/node`.
 pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("node").join(name)
-}
-
-/// A port that nobody listens on, for programs that cannot choose one. Somebody may take it before they
-/// do; the kernel hands out others first, so that does not happen in practice.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has a free port");
-    listener.local_addr().expect("a bound listener has an address").port()
 }
 
 /// A Node process. It is killed when dropped, for the originals never end by themselves.

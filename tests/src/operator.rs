@@ -22,14 +22,9 @@ impl Operator {
         Self { client: Peer::admin(master, LOGIN).await }
     }
 
-    /// Its connection, for everything else. Bodies need [`Operator::identity`] where a level is asked for.
+    /// Its connection, for everything else.
     pub fn client(&mut self) -> &mut Peer {
         &mut self.client
-    }
-
-    /// What the original's clients put into every body.
-    pub fn identity() -> Value {
-        json!({"clientId": LOGIN, "username": "admin"})
     }
 
     /// Whether a server is registered under this id. It is sent a notify that no fixture module answers.
@@ -58,14 +53,6 @@ impl Operator {
     pub async fn begin(&mut self, id: &str, module: &str, payload: Value) -> u64 {
         let errand = json!({"do": "requestModule", "target": id, "module": module, "payload": payload});
         self.client.send_request("echo", errand).await
-    }
-
-    /// A request to `__console__`, with the identity that it asks for.
-    pub async fn console(&mut self, mut order: Value) -> Value {
-        for (key, value) in Self::identity().as_object().expect("an identity is an object") {
-            order[key] = value.clone();
-        }
-        self.client.request("__console__", order).await
     }
 
     async fn wait(&mut self, what: &str, id: &str, registered: bool) {

@@ -174,7 +174,7 @@ fn candidate(hello: MonitorHello, conn: ConnId, outbox: &Arc<Outbox>, answer: To
     }
 }
 
-fn refuse(outbox: &Outbox, topic: Topic, text: &str) -> Admission {
+fn refuse(outbox: &Arc<Outbox>, topic: Topic, text: &str) -> Admission {
     outbox.push(handshake::answer(topic, Err(text)));
     Admission::Refused(text.to_owned())
 }

@@ -29,6 +29,7 @@ use super::{
     services::Services,
 };
 use crate::{
+    batch,
     ids::{Generation, ModuleId},
     plugin::{
         library::Library,
@@ -175,7 +176,10 @@ fn take_turns(plugin: &PluginObj, mailbox: &Mailbox, instances: &[Instance], pre
         let now = Instant::now();
         let mut mail: Vec<Mail<'_>> = space;
         mail.extend(batch.iter().filter_map(|post| mail_of(post, instances, mailbox.calls(), now)));
-        presence.enter(|| plugin.turn(RSlice::from_slice(&mail)));
+        {
+            let _batch = batch::begin();
+            presence.enter(|| plugin.turn(RSlice::from_slice(&mail)));
+        }
         mail.clear();
         // The same allocation with another lifetime: it is empty, so nothing is looked at.
         space = mail.into_iter().map_while(|_| None).collect();

@@ -12,6 +12,8 @@ use muster_plugin_api::{
 };
 use tokio::sync::{Notify, oneshot};
 
+use crate::batch;
+
 use super::{
     call::{Call, Source},
     calls::{Calls, Tick},
@@ -104,7 +106,7 @@ impl Mailbox {
     ///
     /// # Errors
     /// The call comes back, with whoever waits for it, if there is no room or this generation is going.
-    pub(crate) fn post(&self, instance: u32, mut call: Call) -> Result<(), Refused> {
+    pub(crate) fn post(self: &Arc<Self>, instance: u32, mut call: Call) -> Result<(), Refused> {
         let waited_for = call.responder.is_some();
         // Noted before it can be answered. The table and the queue are never locked together.
         let id = self.calls.begin(instance, &call.source, call.deadline, call.responder.take());
@@ -130,7 +132,7 @@ impl Mailbox {
     }
 
     /// Puts a tick into the queue; says whether it did.
-    pub(crate) fn tick(&self, instance: u32, deadline: std::time::Instant, tick: Tick) -> bool {
+    pub(crate) fn tick(self: &Arc<Self>, instance: u32, deadline: std::time::Instant, tick: Tick) -> bool {
         let id = self.calls.begin_tick(instance, deadline, tick);
         let queue = self.queue();
         let fits = queue.phase == Phase::Open && queue.calls < CAPACITY;
@@ -145,12 +147,12 @@ impl Mailbox {
     }
 
     /// Puts an event into the queue.
-    pub(crate) fn event(&self, instance: u32, json: Bytes) {
+    pub(crate) fn event(self: &Arc<Self>, instance: u32, json: Bytes) {
         self.internal(Post::Event { instance, json });
     }
 
     /// Tells the plugin how an operation ended: JSON texts, empty for absent fields.
-    pub(crate) fn complete(&self, instance: u32, id: u64, result: Result<(&[u8], &[u8]), RequestError>) {
+    pub(crate) fn complete(self: &Arc<Self>, instance: u32, id: u64, result: Result<(&[u8], &[u8]), RequestError>) {
         self.internal(match result {
             Ok((error, body)) => {
                 let (error, body) = (error.to_vec(), body.to_vec());
@@ -165,7 +167,7 @@ impl Mailbox {
     }
 
     /// Orders the making and start of an instance. The receiver gets the outcome, or nothing if the generation goes.
-    pub(crate) fn start(&self, instance: u32, options: Bytes) -> oneshot::Receiver<Result<(), String>> {
+    pub(crate) fn start(self: &Arc<Self>, instance: u32, options: Bytes) -> oneshot::Receiver<Result<(), String>> {
         let (ended, end) = oneshot::channel();
         let id = self.calls.begin_life(instance, ended);
         self.internal(Post::Start { instance, id, options });
@@ -173,7 +175,7 @@ impl Mailbox {
     }
 
     /// Orders the stop of an instance.
-    pub(crate) fn stop(&self, instance: u32) -> oneshot::Receiver<Result<(), String>> {
+    pub(crate) fn stop(self: &Arc<Self>, instance: u32) -> oneshot::Receiver<Result<(), String>> {
         let (ended, end) = oneshot::channel();
         let id = self.calls.begin_life(instance, ended);
         self.internal(Post::Stop { instance, id });
@@ -181,10 +183,10 @@ impl Mailbox {
     }
 
     /// Asks for a turn, from any thread.
-    pub(crate) fn wake(&self) {
+    pub(crate) fn wake(self: &Arc<Self>) {
         let mut queue = self.queue();
         queue.woken = true;
-        self.rouse(queue);
+        self.rouse_later(queue);
     }
 
     /// No new calls from now on.
@@ -198,13 +200,13 @@ impl Mailbox {
     }
 
     /// Nothing from now on: the thread leaves after its turn.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(self: &Arc<Self>) {
         let mut queue = self.queue();
         queue.phase = Phase::Closed;
         let left = std::mem::take(&mut queue.posts);
         queue.calls = 0;
         self.closed.store(true, Ordering::SeqCst);
-        self.rouse(queue);
+        self.rouse_later(queue);
         // Whoever waits for a call is in the table, and is told when the generation ends.
         for post in left {
             if let Post::Start { id, .. } | Post::Stop { id, .. } = post {
@@ -312,7 +314,7 @@ impl Mailbox {
         (queue, true)
     }
 
-    fn internal(&self, post: Post) {
+    fn internal(self: &Arc<Self>, post: Post) {
         let queue = self.queue();
         if queue.phase != Phase::Closed {
             return self.push(queue, post);
@@ -323,16 +325,22 @@ impl Mailbox {
         }
     }
 
-    fn push(&self, mut queue: MutexGuard<'_, Queue>, post: Post) {
+    fn push(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>, post: Post) {
         queue.posts.push(post);
-        self.rouse(queue);
+        self.rouse_later(queue);
     }
 
-    fn rouse(&self, queue: MutexGuard<'_, Queue>) {
-        let asleep = queue.asleep;
+    /// Wakes the thread. Whoever holds a wake back sees to it later.
+    pub(crate) fn rouse(&self) {
+        self.arrived.notify_one();
+    }
+
+    fn rouse_later(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>) {
+        // Once is enough: whoever comes next need not.
+        let asleep = std::mem::take(&mut queue.asleep);
         drop(queue);
         if asleep {
-            self.arrived.notify_one();
+            batch::rouse(self);
         }
     }
 
@@ -394,7 +402,7 @@ mod tests {
         Call { source, body: Bytes::from_static(b"1"), deadline, responder: None }
     }
 
-    fn fill(mailbox: &Mailbox) {
+    fn fill(mailbox: &Arc<Mailbox>) {
         for _ in 0..CAPACITY {
             mailbox.post(1, notify()).unwrap();
         }

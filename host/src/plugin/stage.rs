@@ -13,8 +13,9 @@ use rustix::fs::{FlockOperation, StatVfsMountFlags};
 use super::settle::Settled;
 use crate::ids::Generation;
 
-/// How staging directories are named; what follows is the process and a number.
-const PREFIX: &str = "muster-plugins-";
+/// How staging directories are named; what follows is the process and a number. Nothing that a person would call a
+/// directory, for what bears such a name and is in nobody's use is removed.
+const PREFIX: &str = ".muster-staged-";
 
 /// The directory of this process's copies. Removed when dropped; those of dead processes are removed at the next start.
 #[derive(Debug)]
@@ -93,7 +94,7 @@ fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     let uid = rustix::process::geteuid().as_raw();
     for entry in entries.flatten() {
-        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX))
+        let ours = entry.file_name().to_str().is_some_and(is_staged)
             && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == uid);
         if !ours {
             continue;
@@ -108,27 +109,17 @@ fn sweep(parent: &Path) {
     }
 }
 
+/// Whether a directory has the name of one of ours, down to the numbers: beside them may be anything, in `/tmp` above all.
+fn is_staged(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    name.strip_prefix(PREFIX)
+        .and_then(|rest| rest.split_once('-'))
+        .is_some_and(|(process, number)| is_number(process) && is_number(number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_dead_process_has_left_is_removed_and_what_a_living_one_holds_is_not() {
-        let parent = tempfile::tempdir().unwrap();
-        let dead = parent.path().join(format!("{PREFIX}1-0"));
-        let other = parent.path().join("somebody-elses");
-        fs::create_dir(&dead).unwrap();
-        fs::create_dir(&other).unwrap();
-        fs::write(dead.join("old-123.so"), "old").unwrap();
-        let first = Stage::create(parent.path()).unwrap();
-        assert!(!dead.exists() && other.exists());
-        let second = Stage::create(parent.path()).unwrap();
-        assert!(first.path.exists(), "still held");
-        assert_ne!(first.path, second.path);
-        let path = first.path.to_owned();
-        drop(first);
-        assert!(!path.exists() && second.path.exists());
-    }
 
     #[test]
     fn nobody_else_can_look_into_the_directory() {
@@ -136,5 +127,21 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let stage = Stage::create(parent.path()).unwrap();
         assert_eq!(fs::metadata(&stage.path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_dead_processes_staged_is_removed_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let in_use = Stage::create(parent.path()).unwrap();
+        let others = ["muster-plugins-1-1", ".muster-staged-mine", ".muster-staged-1-", ".muster-staged-1-1-1"];
+        for name in others.into_iter().chain([".muster-staged-999999999-1"]) {
+            fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        let stage = Stage::create(parent.path()).unwrap();
+        assert!(!parent.path().join(".muster-staged-999999999-1").exists());
+        assert!(in_use.path.exists() && stage.path.exists());
+        for name in others {
+            assert!(parent.path().join(name).exists(), "{name}");
+        }
     }
 }

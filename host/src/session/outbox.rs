@@ -1,15 +1,28 @@
-//! What waits to be written to one peer. Anybody may push; the session's task writes what is queued with one syscall.
+//! What waits to be written to one peer. Anybody may push; all that is queued goes out with one syscall, by whoever comes
+//! to it first: the session's task, or the batch in which it was pushed.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    sync::Arc,
+    time::Instant,
+};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{net::TcpStream, sync::Notify};
+
+use crate::batch;
+
+/// Frames that are written with one syscall; the kernel takes at most 1,024.
+const WRITE_BATCH: usize = 64;
 
 /// The queue in front of a socket. Bounded in bytes: a peer that does not read is cut, and nobody waits for it.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
+    /// Where to write; without one, an owner takes what is queued.
+    socket: Option<Arc<TcpStream>>,
     changed: Notify,
     closed: Notify,
     limit: usize,
@@ -17,10 +30,14 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
+    /// What is not written yet; the first may be written in part.
     frames: VecDeque<Bytes>,
-    /// What is queued here; what the session has taken to write no longer counts.
     bytes: usize,
     order: Order,
+    /// Somebody is writing, without the lock: the frames in their hands come before those here.
+    writing: bool,
+    /// Since when the socket has taken nothing.
+    blocked: Option<Instant>,
 }
 
 /// What the session is to do with its connection.
@@ -36,40 +53,59 @@ pub(crate) enum Order {
     Closed,
 }
 
+/// What became of an attempt to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// Nothing is left.
+    All,
+    /// The socket has no room, since this moment.
+    Blocked(Instant),
+    /// Somebody else is writing: they write all there is, or tell the session.
+    Busy,
+}
+
 impl Outbox {
-    /// An empty outbox that holds at most `limit` bytes.
-    pub(crate) fn new(limit: usize) -> Outbox {
-        Outbox { queue: Mutex::default(), changed: Notify::new(), closed: Notify::new(), limit }
+    /// An empty outbox in front of `socket` that holds at most `limit` bytes.
+    pub(crate) fn new(socket: Arc<TcpStream>, limit: usize) -> Outbox {
+        Outbox { socket: Some(socket), ..Outbox::without_socket(limit) }
+    }
+
+    /// An outbox whose owner takes what is queued.
+    pub(crate) fn without_socket(limit: usize) -> Outbox {
+        Outbox { queue: Mutex::default(), socket: None, changed: Notify::new(), closed: Notify::new(), limit }
     }
 
     /// Queues a frame; false if the connection is being closed.
-    pub(crate) fn push(&self, frame: Bytes) -> bool {
+    pub(crate) fn push(self: &Arc<Self>, frame: Bytes) -> bool {
         self.push_all([frame])
     }
 
     /// Queues frames one after the other, with nothing between them.
-    pub(crate) fn push_all(&self, frames: impl IntoIterator<Item = Bytes>) -> bool {
-        let mut wake;
+    pub(crate) fn push_all(self: &Arc<Self>, frames: impl IntoIterator<Item = Bytes>) -> bool {
+        let wake;
+        let overflow;
         {
             let mut queue = self.queue.lock();
             if queue.order != Order::GoOn {
                 return false;
             }
-            wake = queue.frames.is_empty();
+            // Whoever writes what is there writes this as well, so only the first of a batch has to see to that.
+            wake = queue.frames.is_empty() && !queue.writing;
             for frame in frames {
                 queue.bytes += frame.len();
                 queue.frames.push_back(frame);
             }
-            if queue.bytes > self.limit {
+            overflow = queue.bytes > self.limit;
+            if overflow {
                 queue.frames.clear();
                 queue.bytes = 0;
                 queue.order = Order::Overflow;
-                wake = true;
             }
         }
-        // The session takes all there is, so only the first of a batch has to wake it.
-        if wake {
-            self.changed.notify_one();
+        if overflow {
+            self.wake_session();
+        } else if wake {
+            batch::write(self);
         }
         true
     }
@@ -79,11 +115,12 @@ impl Outbox {
         let mut queue = self.queue.lock();
         if queue.order == Order::GoOn {
             queue.order = Order::Finish;
-            self.changed.notify_one();
+            drop(queue);
+            self.wake_session();
         }
     }
 
-    /// For the session: moves what is queued behind what it is already writing.
+    /// For the owner of an outbox without a socket: moves what is queued behind what it is already writing.
     pub(crate) fn take(&self, writing: &mut VecDeque<Bytes>) -> Order {
         let mut queue = self.queue.lock();
         queue.bytes = 0;
@@ -95,12 +132,66 @@ impl Outbox {
         queue.order
     }
 
-    /// For the session: what it is to do, while it is still writing.
+    /// What the session is to do.
     pub(crate) fn order(&self) -> Order {
         self.queue.lock().order
     }
 
-    /// For the session: waits until there is something to take.
+    /// Writes what is queued, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub(crate) fn flush(&self) -> io::Result<Flushed> {
+        let Some(socket) = &self.socket else { return Ok(Flushed::All) };
+        let mut frames = VecDeque::new();
+        loop {
+            {
+                let mut queue = self.queue.lock();
+                if queue.writing {
+                    return Ok(Flushed::Busy);
+                }
+                if queue.frames.is_empty() {
+                    return Ok(Flushed::All);
+                }
+                queue.writing = true;
+                std::mem::swap(&mut queue.frames, &mut frames);
+            }
+            let (written, result) = write_all(socket, &mut frames);
+            let mut queue = self.queue.lock();
+            queue.writing = false;
+            queue.bytes = queue.bytes.saturating_sub(written);
+            if written > 0 {
+                queue.blocked = None;
+            }
+            if frames.is_empty() && result.is_ok() {
+                continue;
+            }
+            // What was pushed meanwhile comes behind what is left.
+            frames.append(&mut queue.frames);
+            queue.frames = frames;
+            return match result {
+                Ok(()) => Ok(Flushed::Blocked(*queue.blocked.get_or_insert_with(Instant::now))),
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    /// Writes what is queued, at the end of a batch of another thread. What cannot be written is left to the session.
+    pub(crate) fn flush_from_batch(&self) {
+        if self.socket.is_none()
+            || !matches!(self.flush(), Ok(Flushed::All | Flushed::Busy))
+            || self.order() != Order::GoOn
+        {
+            self.wake_session();
+        }
+    }
+
+    /// Has the session look at this.
+    pub(crate) fn wake_session(&self) {
+        self.changed.notify_one();
+    }
+
+    /// For the session: waits until there is something to do.
     ///
     /// # Cancel safety
     /// Safe: a notification that is not received stays for the next call.
@@ -127,13 +218,49 @@ impl Outbox {
     }
 }
 
+/// Writes frames until the socket has no room; says how many bytes it took. What is left stays in `frames`.
+fn write_all(socket: &TcpStream, frames: &mut VecDeque<Bytes>) -> (usize, io::Result<()>) {
+    let mut total = 0;
+    while !frames.is_empty() {
+        let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
+        let mut count = 0;
+        for (slice, frame) in slices.iter_mut().zip(&*frames) {
+            *slice = IoSlice::new(frame);
+            count += 1;
+        }
+        match socket.try_write_vectored(&slices[..count]) {
+            Ok(written) => {
+                total += written;
+                advance(frames, written);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return (total, Err(error)),
+        }
+    }
+    (total, Ok(()))
+}
+
+fn advance(frames: &mut VecDeque<Bytes>, mut written: usize) {
+    while let Some(frame) = frames.front_mut() {
+        if written < frame.len() {
+            return frame.advance(written);
+        }
+        written -= frame.len();
+        frames.pop_front();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn outbox(limit: usize) -> Arc<Outbox> {
+        Arc::new(Outbox::without_socket(limit))
+    }
+
     #[test]
     fn frames_come_out_in_their_order() {
-        let outbox = Outbox::new(100);
+        let outbox = outbox(100);
         assert!(outbox.push(Bytes::from_static(b"a")));
         assert!(outbox.push_all([Bytes::from_static(b"b"), Bytes::from_static(b"c")]));
         let mut writing = VecDeque::from([Bytes::from_static(b"0")]);
@@ -143,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_read_is_cut_and_holds_nothing() {
-        let outbox = Outbox::new(10);
+        let outbox = outbox(10);
         assert!(outbox.push(Bytes::from_static(b"0123456789")));
         assert!(outbox.push(Bytes::from_static(b"x")));
         let mut writing = VecDeque::new();
@@ -154,12 +281,53 @@ mod tests {
 
     #[test]
     fn nothing_follows_the_last_word() {
-        let outbox = Outbox::new(10);
+        let outbox = outbox(10);
         outbox.push(Bytes::from_static(b"bye"));
         outbox.finish();
         assert!(!outbox.push(Bytes::from_static(b"more")));
         let mut writing = VecDeque::new();
         assert_eq!(outbox.take(&mut writing), Order::Finish);
         assert_eq!(writing.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn two_writers_keep_the_order_and_a_full_socket_is_told_to_the_session() {
+        use tokio::{io::AsyncReadExt, net::TcpListener};
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (ours, theirs) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), async { listener.accept().await });
+        let (socket, (mut peer, _)) = (Arc::new(ours.unwrap()), theirs.unwrap());
+        let outbox = Arc::new(Outbox::new(socket.clone(), usize::MAX));
+        // More than any socket buffer holds.
+        let total: u32 = 4_000_000;
+        let pushing = {
+            let outbox = outbox.clone();
+            std::thread::spawn(move || {
+                for number in 0..total {
+                    outbox.push(Bytes::copy_from_slice(&number.to_be_bytes()));
+                    if number % 1000 == 0 {
+                        outbox.flush_from_batch();
+                    }
+                }
+            })
+        };
+        let reading = tokio::spawn(async move {
+            for number in 0..total {
+                assert_eq!(peer.read_u32().await.unwrap(), number);
+            }
+        });
+        let mut blocked = 0;
+        while !reading.is_finished() {
+            match outbox.flush().unwrap() {
+                Flushed::Blocked(_) => {
+                    blocked += 1;
+                    socket.writable().await.unwrap();
+                }
+                Flushed::All | Flushed::Busy => tokio::task::yield_now().await,
+            }
+        }
+        pushing.join().unwrap();
+        reading.await.unwrap();
+        assert!(blocked > 0, "the socket was never full: the test tests nothing");
     }
 }

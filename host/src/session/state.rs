@@ -84,6 +84,11 @@ impl State {
         }
     }
 
+    /// Whether a connection that begins with this byte may go on: a browser at the wrong port need not be waited for.
+    pub(crate) fn may_begin_with(self, first: u8) -> bool {
+        self != State::Greeting || first >> 4 == 1
+    }
+
     /// When the connection is cut if nothing changes, and why.
     pub(crate) fn deadline(self, patience: &Patience) -> Option<(Instant, Reason)> {
         match self {
@@ -146,6 +151,13 @@ mod tests {
         check(State::Connected, publish(Topic::Client), Action::Dismiss(Reason::Unregistered));
         check(State::Greeting, publish(Topic::Register), Action::Close(Reason::NoConnect));
         check(State::Greeting, Packet::Pingreq, Action::Close(Reason::NoConnect));
+    }
+
+    #[test]
+    fn what_cannot_become_a_connect_is_not_waited_for() {
+        assert!(State::Greeting.may_begin_with(0x10));
+        assert!(!State::Greeting.may_begin_with(b'G'));
+        assert!(State::Connected.may_begin_with(0x30));
     }
 
     #[test]

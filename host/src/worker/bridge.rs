@@ -298,7 +298,7 @@ impl Bridge {
         self.mailbox().calls().end_all(&format!("it is quarantined: {reason}"));
     }
 
-    fn mailbox(&self) -> &Mailbox {
+    fn mailbox(&self) -> &Arc<Mailbox> {
         &self.host.mailbox
     }
 }

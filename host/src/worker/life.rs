@@ -31,6 +31,7 @@ use super::{
     frame::{self, Incoming, ToHost},
 };
 use crate::{
+    batch,
     modules::{
         actor::Presence,
         host::{Host, fence},
@@ -366,6 +367,8 @@ impl Shared {
     }
 
     fn understand(&self, incoming: &mut Incoming) -> Result<(), frame::Malformed> {
+        // What ended together is told together.
+        let _batch = batch::begin();
         while let Some(frame) = incoming.next()? {
             let said = ToHost::read(frame)?;
             fence(|| self.hear(said));
