@@ -184,6 +184,24 @@ pub struct PluginsConfig {
     pub slow: Duration,
     /// Options of plugin files, by their name without `.so`.
     pub options: BTreeMap<String, Options>,
+    /// Where plugins run, by their name without `.so`; those that are not named on a thread.
+    pub isolation: BTreeMap<String, IsolationConfig>,
+}
+
+/// `isolation` and `limits` of a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IsolationConfig {
+    /// In the daemon, on a thread of its own.
+    Thread,
+    /// In a process of its own, which may use so much; `None` for as much as the daemon.
+    Process {
+        /// Bytes of memory.
+        memory: Option<u64>,
+        /// Seconds of processor time, over the whole life of a process.
+        cpu_seconds: Option<u64>,
+        /// Open files.
+        files: Option<u64>,
+    },
 }
 
 /// `[log]`
@@ -396,7 +414,11 @@ fn requests_section(mut section: Section<'_>) -> RequestsConfig {
 
 fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
     // Any table is a plugin's, also of a plugin that is called like a setting.
-    let options = section.named();
+    let (mut options, mut isolation) = (BTreeMap::new(), BTreeMap::new());
+    for (name, mut plugin) in section.named_sections() {
+        isolation.insert(name.clone(), isolation_of(&mut plugin));
+        options.insert(name, plugin.rest());
+    }
     let plugins = PluginsConfig {
         dir: section.text("dir").map(PathBuf::from),
         settle: section.positive_duration("settle", defaults::SETTLE),
@@ -411,9 +433,20 @@ fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
         still_mapped_cap: section.count("still_mapped_cap", defaults::STILL_MAPPED_CAP),
         slow: section.positive_duration("slow", defaults::SLOW),
         options,
+        isolation,
     };
     section.finish();
     plugins
+}
+
+/// What one plugin says of where it runs; the rest are its options.
+fn isolation_of(plugin: &mut Section<'_>) -> IsolationConfig {
+    let process = plugin.one_of("isolation", [("thread", false), ("process", true)]);
+    let mut limits = plugin.section("limits");
+    let (memory, cpu_seconds, files) =
+        (limits.size_limit("memory"), limits.limit("cpu_seconds"), limits.limit("files"));
+    limits.finish();
+    if process { IsolationConfig::Process { memory, cpu_seconds, files } } else { IsolationConfig::Thread }
 }
 
 fn app_section(mut section: Section<'_>) -> Map<String, Value> {

@@ -27,15 +27,16 @@ use tracing::{error, info, warn};
 use crate::{
     app::{App, Identity},
     auth::Auth,
-    config::{DaemonConfig, Faults, MasterConfig, MonitorConfig},
+    config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig},
     master::{Master, MasterServices},
     modules::{Modules, services::Services},
     monitor::{Monitor, MonitorServices},
     net::{self, AddressLimits, Net},
     peers::{Peers, Remembering},
-    plugin::{self, Supervisor, preflight::Checker},
+    plugin::{self, Supervisor, preflight::Checker, quarantine::Quarantine},
     session::Limits,
     store::{Store, StoreError},
+    worker,
 };
 
 /// How often overdue requests to servers are looked for.
@@ -338,6 +339,10 @@ fn supervise(
         let changeable = changeable.clone();
         move |file: &str, module: &str| changeable.options(file, module)
     };
+    let isolation = {
+        let changeable = changeable.clone();
+        move |file: &str| changeable.isolation(file)
+    };
     let settings = &daemon.plugins;
     let config = plugin::Config {
         directory: settings.dir.clone(),
@@ -353,15 +358,27 @@ fn supervise(
             slower: settings.rollback_slower,
         },
         still_mapped_cap: settings.still_mapped_cap,
-        state: daemon.state_dir.clone(),
         roles,
         options: Arc::new(options),
+        isolation: Arc::new(isolation),
+        turn: daemon.requests.deadline,
+        quarantine: Quarantine::open(daemon.state_dir.as_deref()),
         ..plugin::Config::new(stage.clone())
     };
     Supervisor::start(config, modules.clone()).map_err(|source| DaemonError::Stage { path: stage, source })
 }
 
 impl Changeable {
+    /// The limits of a plugin's worker, if it is to have one.
+    fn isolation(&self, file: &str) -> Option<worker::Limits> {
+        match self.modules.load().plugins.isolation.get(file)? {
+            IsolationConfig::Thread => None,
+            IsolationConfig::Process { memory, cpu_seconds, files } => {
+                Some(worker::Limits { memory: *memory, cpu_seconds: *cpu_seconds, files: *files })
+            }
+        }
+    }
+
     /// The options of a module: those of its file, overlaid by its own.
     fn options(&self, file: &str, module: &str) -> Value {
         let config = self.modules.load();

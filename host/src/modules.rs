@@ -24,6 +24,7 @@ mod breaker;
 pub(crate) mod call;
 pub(crate) mod calls;
 pub(crate) mod deliver;
+pub(crate) mod host;
 pub(crate) mod latency;
 pub(crate) mod mailbox;
 pub(crate) mod presence;

@@ -10,7 +10,10 @@ use muster_plugin_api::Role;
 use tokio::sync::{mpsc, oneshot, watch as published};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::modules::{Modules, services::Services};
+use crate::{
+    modules::{Modules, services::Services},
+    worker,
+};
 
 mod elf;
 mod generation;
@@ -20,9 +23,9 @@ mod lifecycle;
 pub(crate) mod orders;
 pub(crate) mod preflight;
 pub(crate) mod probation;
-mod quarantine;
+pub(crate) mod quarantine;
 pub(crate) mod refusal;
-mod settle;
+pub(crate) mod settle;
 mod stage;
 pub(crate) mod status;
 mod supervisor;
@@ -32,6 +35,7 @@ mod watch;
 
 pub(crate) use orders::Orders;
 pub(crate) use preflight::Checker;
+use quarantine::Quarantine;
 pub(crate) use status::FileStatus;
 use supervisor::{Input, Task};
 
@@ -58,6 +62,9 @@ pub(crate) const STILL_MAPPED_CAP: usize = 8;
 /// Options of a module, by the name of its file (without `.so`) and its id.
 pub(crate) type Options = dyn Fn(&str, &str) -> serde_json::Value + Send + Sync;
 
+/// The limits of a plugin's worker, by the name of its file (without `.so`); `None` for a plugin without one.
+pub(crate) type Isolation = dyn Fn(&str) -> Option<worker::Limits> + Send + Sync;
+
 /// What the supervisor needs to know.
 #[derive(Clone)]
 pub(crate) struct Config {
@@ -82,12 +89,16 @@ pub(crate) struct Config {
     pub(crate) rollback: probation::Limits,
     /// See [`STILL_MAPPED_CAP`].
     pub(crate) still_mapped_cap: usize,
-    /// Where it is remembered what the daemon died of; with none, it is not.
-    pub(crate) state: Option<PathBuf>,
     /// The roles of this daemon, and what each does for modules.
     pub(crate) roles: Vec<(Role, Arc<dyn Services>)>,
     /// Options of a module, by the name of its file (without `.so`) and its id. Asked at each start of an instance.
     pub(crate) options: Arc<Options>,
+    /// Who runs in a worker. Asked at each start of a generation.
+    pub(crate) isolation: Arc<Isolation>,
+    pub(crate) launcher: worker::Launcher,
+    /// How long a turn of a worker may take that has no call with a deadline.
+    pub(crate) turn: Duration,
+    pub(crate) quarantine: Arc<Quarantine>,
 }
 
 /// The handle of the supervisor. Dropping it stops the supervisor without unloading anything.
@@ -116,9 +127,12 @@ impl Config {
             probation: PROBATION,
             rollback: probation::Limits::default(),
             still_mapped_cap: STILL_MAPPED_CAP,
-            state: None,
             roles: Vec::new(),
             options: Arc::new(|_, _| serde_json::json!({})),
+            isolation: Arc::new(|_| None),
+            launcher: worker::Launcher::default(),
+            turn: crate::config::defaults::REQUEST_DEADLINE,
+            quarantine: Quarantine::open(None),
         }
     }
 }

@@ -10,6 +10,7 @@ mod conformance_monitor;
 mod handshake;
 mod hostile;
 mod impostors;
+mod isolation;
 mod levels;
 mod membership;
 mod monitor_life;

@@ -165,10 +165,23 @@ fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError>
     }
     let rows = plugins.iter().map(|plugin| {
         let [name, state, generation, version] = fields(plugin, ["name", "state", "generation", "version"]);
+        let isolation = isolation(plugin);
         let [calls, errors, reason] = fields(plugin, ["calls", "errors", "reason"]);
-        vec![name, state, generation, version, modules(plugin), calls, errors, age(&plugin["since"], now), reason]
+        vec![
+            name,
+            state,
+            isolation,
+            generation,
+            version,
+            modules(plugin),
+            calls,
+            errors,
+            age(&plugin["since"], now),
+            reason,
+        ]
     });
-    let header = ["NAME", "STATE", "GENERATION", "VERSION", "MODULES", "CALLS", "ERRORS", "SINCE", "REASON"];
+    let header =
+        ["NAME", "STATE", "ISOLATION", "GENERATION", "VERSION", "MODULES", "CALLS", "ERRORS", "SINCE", "REASON"];
     let mut text = render::table(&header, rows);
     let left: Vec<_> = plugins.iter().flat_map(still_mapped).collect();
     if !left.is_empty() {
@@ -186,6 +199,14 @@ fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError>
 
 fn fields<const N: usize>(of: &Value, names: [&str; N]) -> [String; N] {
     names.map(|name| cell(&of[name]))
+}
+
+/// Where it runs, with the process if that is one of its own.
+fn isolation(plugin: &Value) -> String {
+    match plugin["worker"]["pid"].as_u64() {
+        Some(pid) => format!("process {pid}"),
+        None => cell(&plugin["isolation"]),
+    }
 }
 
 fn modules(plugin: &Value) -> String {
@@ -235,15 +256,16 @@ mod tests {
         let body = json!({
             "plugins": [
                 {"name": "console", "state": "running", "generation": 3, "version": "0.1.0", "since": 5,
+                 "isolation": "process", "worker": {"pid": 77},
                  "modules": [{"id": "__console__", "roles": ["master"]}], "calls": 7, "errors": 0, "reason": null,
                  "stillMapped": [{"generation": 2, "reason": "a thread is inside", "bytes": 4096, "since": 64}]},
                 {"name": "bad", "state": "refused", "reason": "no module\u{1b}[31m", "since": 60, "stillMapped": []},
             ],
         });
         let expected = "\
-NAME     STATE    GENERATION  VERSION  MODULES      CALLS  ERRORS  SINCE  REASON
-console  running  3           0.1.0    __console__  7      0       1m     -
-bad      refused  -           -        -            -      -       5s     no module\\u{1b}[31m
+NAME     STATE    ISOLATION   GENERATION  VERSION  MODULES      CALLS  ERRORS  SINCE  REASON
+console  running  process 77  3           0.1.0    __console__  7      0       1m     -
+bad      refused  -           -           -        -            -      -       5s     no module\\u{1b}[31m
 
 unloaded, but still mapped:
 NAME     GENERATION  BYTES  SINCE  REASON

@@ -1,7 +1,6 @@
-//! One generation of a library: a thread of its own, the plugin on it, and the host as the plugin sees it.
+//! One generation of a library: a thread of its own, with the plugin on it or a bridge to the worker that has it.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
@@ -10,21 +9,22 @@ use std::{
 
 use abi_stable::{
     sabi_trait::TD_Opaque,
-    std_types::{RArc, RSlice, RStr, RVec},
+    std_types::{RArc, RSlice, RStr},
 };
 use bytes::Bytes;
 use muster_plugin_api::{
-    RequestError, Role,
-    abi::{HostApi, HostApi_TO, HostObj, Mail, PluginObj, ask, tell},
+    Role,
+    abi::{HostApi_TO, HostObj, Mail, PluginObj},
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     call::Source,
     calls::Calls,
+    host::{Host, HostSide},
     mailbox::{Mailbox, Post},
-    presence::{Presence, Step},
-    services::{Asker, Operation, Services},
+    presence::Presence,
+    services::Services,
 };
 use crate::{
     batch,
@@ -33,6 +33,7 @@ use crate::{
         library::{Library, Mapped},
         unload::{Bystanders, HostThread, STACK},
     },
+    worker::{self, bridge},
 };
 
 /// Linux cuts names of threads here.
@@ -58,7 +59,18 @@ pub(crate) struct Actor {
     pub(crate) instances: Arc<[Instance]>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) presence: Arc<Presence>,
+    /// What is known of its worker, if it has one.
+    pub(crate) worker: Option<Arc<worker::Figures>>,
     thread: Option<JoinHandle<Left>>,
+}
+
+/// Where a plugin runs.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// In the daemon, on the generation's thread.
+    Thread,
+    /// In a process of its own; the generation's thread is the bridge to it.
+    Process(worker::Plan),
 }
 
 /// What the thread leaves behind when it ends.
@@ -67,17 +79,6 @@ pub(crate) struct Left {
     pub(crate) library: Option<Mapped>,
     /// The threads that were there before the library was opened: none of them can be inside it.
     pub(crate) bystanders: Bystanders,
-}
-
-/// The host, as one generation sees it.
-#[derive(Clone)]
-struct HostSide(Arc<Host>);
-
-struct Host {
-    generation: Generation,
-    instances: Arc<[Instance]>,
-    mailbox: Arc<Mailbox>,
-    runtime: Handle,
 }
 
 // === impl Actor ===
@@ -94,17 +95,24 @@ impl Actor {
         generation: Generation,
         path: PathBuf,
         instances: Arc<[Instance]>,
+        place: Place,
     ) -> std::io::Result<(Actor, oneshot::Receiver<Result<(), String>>)> {
         let mailbox = Arc::new(Mailbox::new(Arc::new(Calls::new(instances.clone()))));
         let presence = mailbox.presence().clone();
         let (ready, created) = oneshot::channel();
         let host =
             Host { generation, instances: instances.clone(), mailbox: mailbox.clone(), runtime: Handle::current() };
-        let thread = std::thread::Builder::new().name(thread_name(stem, generation)).stack_size(STACK).spawn({
-            let (path, presence) = (path.clone(), presence.clone());
-            move || live(&path, host, &presence, ready)
-        })?;
-        Ok((Actor { generation, path, instances, mailbox, presence, thread: Some(thread) }, created))
+        let thread = std::thread::Builder::new().name(thread_name(stem, generation)).stack_size(STACK);
+        let (staged, inside) = (path.clone(), presence.clone());
+        let (worker, thread) = match place {
+            Place::Thread => (None, thread.spawn(move || live(&staged, host, &inside, ready))?),
+            Place::Process(plan) => {
+                let figures = Arc::new(worker::Figures::default());
+                let bridge = bridge::Bridge::new(stem, staged, plan, Arc::new(host), inside, figures.clone());
+                (Some(figures), thread.spawn(move || bridge.live(ready))?)
+            }
+        };
+        Ok((Actor { generation, path, instances, mailbox, presence, worker, thread: Some(thread) }, created))
     }
 
     /// Takes the thread, in order to join it.
@@ -171,7 +179,8 @@ fn take_turns(plugin: &PluginObj, mailbox: &Mailbox, instances: &[Instance], pre
     }
 }
 
-fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Calls, now: Instant) -> Option<Mail<'a>> {
+/// A post as it crosses the boundary; `None` for a call whose deadline has passed, which is ended.
+pub(crate) fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Calls, now: Instant) -> Option<Mail<'a>> {
     let empty = Mail {
         kind: post.kind(),
         instance: 0,
@@ -270,109 +279,6 @@ impl std::fmt::Debug for Instance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Instance { number, module, role, deadline: _, services: _ } = self;
         write!(f, "Instance({number}: {module} as {})", role_name(*role))
-    }
-}
-
-// === impl HostSide ===
-
-impl HostSide {
-    /// The instance, unless this generation is gone: a thread that a plugin left behind may still hold this object.
-    fn instance(&self, number: u32) -> Option<&Instance> {
-        Instance::of(&self.0.instances, number).filter(|_| !self.0.mailbox.is_closed())
-    }
-}
-
-/// A panic that reached the boundary would end the process; none of the host's parts should, so it is a fault to be seen.
-fn fence<T: Default>(work: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        tracing::error!("a service of the host panicked; its module got nothing");
-        T::default()
-    })
-}
-
-impl HostApi for HostSide {
-    fn log(&self, instance: u32, level: u32, message: RStr<'_>, fields: RStr<'_>) {
-        fence(|| {
-            let module = Instance::of(&self.0.instances, instance).map_or("*", |instance| instance.module.as_str());
-            let generation = self.0.generation.0;
-            let (message, fields) = (message.as_str(), fields.as_str());
-            macro_rules! write {
-                ($level:ident) => {
-                    if fields.is_empty() {
-                        tracing::$level!(target: "module", module, generation, "{message}")
-                    } else {
-                        tracing::$level!(target: "module", module, generation, fields, "{message}")
-                    }
-                };
-            }
-            match level {
-                0 | 1 => write!(error),
-                2 => write!(warn),
-                3 => write!(info),
-                4 => write!(debug),
-                _ => write!(trace),
-            }
-        });
-    }
-
-    fn reply(&self, call: u64, status: u32, error: RSlice<'_, u8>, body: RSlice<'_, u8>) {
-        fence(|| self.0.mailbox.calls().end(call, status, error.as_slice(), body.as_slice()));
-    }
-
-    fn ask(&self, instance: u32, id: u64, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) {
-        fence(|| {
-            let asker = Asker { mailbox: self.0.mailbox.clone(), instance, id };
-            let Some(described) = self.instance(instance) else {
-                return asker.fail(RequestError::Refused("the module is not running".to_owned()));
-            };
-            if op == ask::SLEEP {
-                return self.sleep(asker, Duration::from_millis(n));
-            }
-            let operation = Operation { op, a: a.as_str(), b: b.as_str(), n, body: body.as_slice() };
-            described.services.ask(&described.module, asker, operation);
-        });
-    }
-
-    fn tell(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) -> i64 {
-        const REFUSED: i64 = -1;
-        if op == tell::STEP {
-            let kind = u32::try_from(n).unwrap_or_default();
-            self.0.mailbox.presence().step(Step { instance, kind });
-            return 1;
-        }
-        fence(|| {
-            let described = self.instance(instance)?;
-            let operation = Operation { op, a: a.as_str(), b: b.as_str(), n, body: body.as_slice() };
-            Some(described.services.tell(&described.module, operation))
-        })
-        .unwrap_or(REFUSED)
-    }
-
-    fn query(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>) -> RVec<u8> {
-        fence(|| {
-            let described = self.instance(instance)?;
-            Some(described.services.query(&described.module, op, a.as_str(), b.as_str()))
-        })
-        .unwrap_or_default()
-        .into()
-    }
-
-    fn wake(&self) {
-        fence(|| self.0.mailbox.wake());
-    }
-}
-
-impl HostSide {
-    /// The same in every role, so it is done here.
-    fn sleep(&self, asker: Asker, duration: Duration) {
-        let mailbox = self.0.mailbox.clone();
-        self.0.runtime.spawn(async move {
-            tokio::select! {
-                () = tokio::time::sleep(duration) => asker.answer(&[], &[]),
-                // Nobody is left to be told.
-                () = mailbox.closed() => {}
-            }
-        });
     }
 }
 

@@ -236,6 +236,25 @@ impl Calls {
         }
     }
 
+    /// Ends a call that was lost with the process that had it. `how` completes "module X ".
+    pub(crate) fn lose(&self, id: u64, how: &str) {
+        if id & TRACKED == 0 {
+            return self.handler_ended();
+        }
+        let Some(entry) = self.table().entries.remove(&id) else { return };
+        match entry.waiter {
+            Some(Waiter::Caller(responder)) => {
+                self.figures.errors.fetch_add(1, Ordering::Relaxed);
+                responder.end(Outcome::Failed(&format!("module {} {how}", self.module(entry.instance))));
+            }
+            Some(Waiter::Life(ended)) => drop(ended.send(Err(how.to_owned()))),
+            Some(Waiter::Tick(_)) | None => {}
+        }
+        if !entry.handled {
+            self.handler_ended();
+        }
+    }
+
     /// Ends everything that is left: the generation goes. `why` completes "module X failed: ".
     pub(crate) fn end_all(&self, why: &str) {
         let entries = std::mem::take(&mut self.table().entries);
@@ -485,6 +504,19 @@ mod tests {
         assert_eq!((first.try_recv(), second.try_recv()), (Ok(gone.clone()), Ok(gone)));
         assert_eq!(life.try_recv(), Ok(Err("gone".to_owned())));
         assert_eq!(calls.open(), 0);
+    }
+
+    #[test]
+    fn a_call_that_is_lost_ends_with_the_reason_and_is_not_waited_for() {
+        let calls = calls();
+        let (id, mut end) = request(&calls, LATER);
+        let notify = calls.begin(1, &client(), Instant::now() + LATER, None);
+        calls.lose(id, "was restarted: it died");
+        calls.lose(notify, "was restarted: it died");
+        assert_eq!(end.try_recv(), Ok(OwnedOutcome::Failed("module ? was restarted: it died".to_owned())));
+        assert_eq!(calls.open(), 0);
+        calls.end(id, status::ANSWER, NOTHING, b"1");
+        assert_eq!(calls.figures().unclaimed.load(Ordering::Relaxed), 1);
     }
 
     #[test]

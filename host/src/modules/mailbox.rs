@@ -345,6 +345,47 @@ impl Mailbox {
         true
     }
 
+    /// Like [`take`](Mailbox::take), for those who start and cannot take calls yet: these stay where they are. Returns at
+    /// `until` at the latest.
+    pub(crate) fn take_urgent(&self, batch: &mut Vec<Post>, until: std::time::Instant) -> bool {
+        let is_urgent = |post: &Post| !matches!(post, Post::Call { .. } | Post::Tick { .. });
+        let mut queue = self.queue();
+        while queue.phase != Phase::Closed && !queue.woken && !queue.posts.iter().any(is_urgent) {
+            match self.sleep(queue, until) {
+                (awake, true) => queue = awake,
+                (awake, false) => return awake.phase != Phase::Closed,
+            }
+        }
+        queue.woken = false;
+        batch.extend(queue.posts.extract_if(.., |post| is_urgent(post)));
+        queue.phase != Phase::Closed
+    }
+
+    /// Lets time pass; says whether the mailbox was closed meanwhile.
+    pub(crate) fn pause(&self, duration: std::time::Duration) -> bool {
+        let until = std::time::Instant::now() + duration;
+        let mut queue = self.queue();
+        while queue.phase != Phase::Closed {
+            match self.sleep(queue, until) {
+                (awake, true) => queue = awake,
+                (awake, false) => return awake.phase == Phase::Closed,
+            }
+        }
+        true
+    }
+
+    /// Sleeps until something arrives; `false` when it is `until`.
+    fn sleep<'a>(&self, mut queue: MutexGuard<'a, Queue>, until: std::time::Instant) -> (MutexGuard<'a, Queue>, bool) {
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return (queue, false);
+        }
+        queue.asleep = true;
+        let (mut queue, _) = self.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner);
+        queue.asleep = false;
+        (queue, true)
+    }
+
     fn internal(self: &Arc<Self>, post: Post) {
         let queue = self.queue();
         if queue.phase != Phase::Closed {
@@ -383,6 +424,16 @@ impl Mailbox {
 // === impl Post ===
 
 impl Post {
+    /// How many bytes of JSON it carries.
+    pub(crate) fn body_len(&self) -> usize {
+        match self {
+            Post::Call { call, .. } => call.body.len(),
+            Post::Event { json: body, .. } | Post::Start { options: body, .. } => body.len(),
+            Post::Complete { error, body, .. } => error.len() + body.len(),
+            Post::Tick { .. } | Post::Stop { .. } => 0,
+        }
+    }
+
     /// The kind of mail that delivers it.
     pub(crate) fn kind(&self) -> u32 {
         match self {

@@ -99,8 +99,14 @@ impl Presence {
         self.tid.load(Ordering::SeqCst)
     }
 
+    /// Notes that a turn of a worker begins now, or that none is under way. A worker that hangs is its bridge's to end,
+    /// so it has no steps.
+    pub(crate) fn set_inside(&self, inside: bool) {
+        self.in_plugin_since.store(if inside { monotonic_ns() } else { 0 }, Ordering::SeqCst);
+    }
+
     /// This is the thread.
-    pub(super) fn arrive(&self) {
+    pub(crate) fn arrive(&self) {
         self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
     }
 

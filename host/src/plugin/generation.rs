@@ -22,9 +22,10 @@ use crate::{
     ids::{Generation, ModuleId},
     modules::{
         Modules, Offer,
-        actor::{Actor, Instance, options_json, role_name},
+        actor::{Actor, Instance, Place, options_json, role_name},
         schedule,
     },
+    worker::Plan,
 };
 
 /// How long the `stop` of all instances may take. They have been idle, or were given [`Config::drain`], before.
@@ -81,7 +82,16 @@ impl Candidate {
             .zip(&options)
             .map(|(instance, options)| schedule::effective(self.described(&instance.module)?.schedule, options))
             .collect();
-        let spawned = Actor::spawn(&self.stem, self.generation, self.path.clone(), instances);
+        let place = (config.isolation)(&self.stem).map_or(Place::Thread, |limits| {
+            Place::Process(Plan {
+                launcher: config.launcher.clone(),
+                limits,
+                patience: config.turn,
+                hash: self.hash,
+                quarantine: config.quarantine.clone(),
+            })
+        });
+        let spawned = Actor::spawn(&self.stem, self.generation, self.path.clone(), instances, place);
         let (actor, ready) = spawned.map_err(|error| NotStarted {
             refused: Refusal::NotCreated(format!("there can be no further thread ({error})")).into(),
             leftover: None,
@@ -187,6 +197,7 @@ impl Running {
             since: self.since,
             figures: self.actor.mailbox.calls().figures().clone(),
             presence: self.actor.presence.clone(),
+            worker: self.actor.worker.clone(),
         }
     }
 

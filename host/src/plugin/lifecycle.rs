@@ -36,7 +36,7 @@ pub(crate) enum State {
     Retired,
     /// It must not be loaded.
     Refused,
-    /// It must not be loaded, because the daemon died of it.
+    /// It must not be loaded again: the daemon died of it, or its workers did, too often.
     Quarantined,
     /// An older content of it is served, because this one did worse.
     #[serde(rename = "rolled back")]
@@ -263,14 +263,21 @@ impl Life {
             (Some(Attempt::Starting { created: false }), None) => State::Checked,
             (Some(Attempt::Vetting) | None, None) if quarantined => State::Quarantined,
             // Until the verdict, what was said of it before stands.
-            (Some(Attempt::Vetting), None) if self.refused.is_some() => State::Refused,
+            (Some(Attempt::Vetting), None) if self.refused.is_some() => self.kind_of_refusal(),
             (Some(Attempt::Vetting), None) => State::Seen,
-            (None, None) if self.refused.is_some() => State::Refused,
+            (None, None) if self.refused.is_some() => self.kind_of_refusal(),
             (None, None) if self.gone_since.is_some() => State::Retired,
             (None, None) => State::Seen,
         };
         if state != self.state {
             (self.state, self.since) = (state, now);
+        }
+    }
+
+    fn kind_of_refusal(&self) -> State {
+        match self.refusal() {
+            Some(Refused { refusal: Refusal::Quarantined(_), .. }) => State::Quarantined,
+            _ => State::Refused,
         }
     }
 }

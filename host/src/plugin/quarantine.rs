@@ -91,7 +91,6 @@ impl Quarantine {
     }
 
     /// Takes the content out of circulation.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for worker processes that die too often"))]
     pub(crate) fn quarantine(&self, hash: &ContentHash, reason: &str) {
         self.add(&hash.to_string(), reason.to_owned());
         self.save();

@@ -62,12 +62,14 @@ pub(crate) enum Refusal {
     NoAnswer(Duration),
     #[error("it could not be checked ({0}): the daemon tries again when the file changes or plugins are rescanned")]
     Unchecked(String),
+    #[error(
+        "it is quarantined: {0}; `muster plugin unquarantine` lets it be tried again, another content is tried at once"
+    )]
+    Quarantined(String),
     #[error("module {module} did not start as {role}: {reason}")]
     NotStarted { module: String, role: String, reason: String },
     #[error("it could not be created: {0}")]
     NotCreated(String),
-    #[error("it is quarantined: {0}; `muster plugin unquarantine` has it tried again")]
-    Quarantined(String),
     #[error(
         "generation {generation} (version {version}) was rolled back: {why}; it is not loaded again until the file changes"
     )]

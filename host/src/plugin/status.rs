@@ -15,6 +15,7 @@ use crate::{
         calls::Figures,
         presence::{Hang, Presence},
     },
+    worker,
 };
 
 /// One file in the plugin directory.
@@ -52,6 +53,8 @@ pub(crate) struct Serving {
     pub(crate) since: SystemTime,
     pub(crate) figures: Arc<Figures>,
     pub(crate) presence: Arc<Presence>,
+    /// Of a plugin in a process of its own.
+    pub(crate) worker: Option<Arc<worker::Figures>>,
 }
 
 /// What is kept while its successor is on probation.
@@ -138,7 +141,13 @@ impl Serving {
             "timeouts": count(&self.figures.timeouts),
             "unclaimedReplies": count(&self.figures.unclaimed),
             "ticksSkipped": count(&self.figures.ticks_skipped),
-            "cpuMs": self.presence.cpu_time().map(|time| time.as_millis() as u64),
+            "isolation": if self.worker.is_some() { "process" } else { "thread" },
+            "worker": self.worker.as_ref().map(|worker| json!({
+                "pid": worker.pid(),
+                "deaths": count(&worker.deaths),
+                "restarts": count(&worker.restarts),
+            })),
+            "cpuMs": self.worker.as_ref().map_or_else(|| self.presence.cpu_time(), |worker| worker.cpu_time()).map(|time| time.as_millis() as u64),
             "insideHandlerMs": self.presence.inside_for().map(|time| time.as_millis() as u64),
         })
     }

@@ -54,6 +54,7 @@ pub(super) enum Input {
     Started { file: Arc<str>, hash: ContentHash, outcome: Box<Result<Running, NotStarted>> },
     Retired { file: Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>> },
     Retried { generation: Generation, outcome: Result<(), Box<Leftover>> },
+    Condemned { file: Arc<str>, generation: Generation, reason: String },
     Rescan { done: oneshot::Sender<()> },
     Order { action: Action, name: String, done: oneshot::Sender<Result<String, String>> },
     Shutdown { grace: Duration, done: oneshot::Sender<Vec<String>> },
@@ -111,7 +112,7 @@ impl Task {
         config: Config,
         modules: Arc<Modules>,
     ) -> io::Result<(Task, mpsc::Sender<Input>, mpsc::Receiver<Input>)> {
-        let quarantine = Quarantine::open(config.state.as_deref());
+        let quarantine = config.quarantine.clone();
         let vetter = Vetter::new(&config, quarantine.clone())?;
         let (reports, inputs) = mpsc::channel(REPORTS);
         let shared = Shared { config, modules, vetter, quarantine, reports: reports.clone() };
@@ -234,6 +235,7 @@ impl Task {
                     slot.life.reconsider();
                 }
             }
+            Input::Condemned { file, generation, reason } => self.condemned(&file, generation, reason),
             Input::Rescan { done } => {
                 for slot in self.slots.values_mut() {
                     slot.life.reconsider();
@@ -412,6 +414,7 @@ impl Task {
         }
         let Some(slot) = self.slots.get_mut(file) else { return };
         slot.life.started(hash);
+        self.shared.clone().watch_worker(&mut self.steps, file, &running);
         let old = slot.running.replace(running);
         let from = old.as_ref().map(|old| old.actor.generation);
         slot.history.add(By::File, from, Some(generation), "running".to_owned());
@@ -419,6 +422,14 @@ impl Task {
         if let Some(old) = old {
             self.keep_warm(file, old);
             self.reconsider_rivals(file);
+        }
+    }
+
+    /// No further worker is started for this generation.
+    fn condemned(&mut self, file: &Arc<str>, generation: Generation, reason: String) {
+        let running = self.slots.get(file).and_then(|slot| slot.running.as_ref());
+        if running.is_some_and(|running| running.actor.generation == generation) {
+            self.displace(file, Refusal::Quarantined(reason).into());
         }
     }
 
@@ -579,6 +590,19 @@ impl Slot {
 // === impl Shared ===
 
 impl Shared {
+    /// Reports when no further worker is started for a generation that has them.
+    fn watch_worker(self: Arc<Self>, steps: &mut JoinSet<()>, file: &Arc<str>, running: &Running) {
+        let Some(worker) = running.actor.worker.clone() else { return };
+        let (file, generation, mailbox) = (file.clone(), running.actor.generation, running.actor.mailbox.clone());
+        steps.spawn(async move {
+            tokio::select! {
+                biased;
+                reason = worker.condemned() => self.report(Input::Condemned { file, generation, reason }).await,
+                () = mailbox.closed() => {}
+            }
+        });
+    }
+
     async fn report(&self, input: Input) {
         // The supervisor is gone: so is what this was about.
         drop(self.reports.send(input).await);
