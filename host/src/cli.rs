@@ -7,7 +7,6 @@ mod ask;
 mod call;
 mod daemons;
 mod error;
-mod log;
 mod module;
 mod plugin;
 mod render;

@@ -28,6 +28,7 @@ use crate::{
     app::{App, Identity},
     auth::Auth,
     config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig},
+    log,
     master::{Master, MasterServices},
     modules::{Modules, services::Services},
     monitor::{Monitor, MonitorServices},
@@ -194,6 +195,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
                 Ok(new) => {
                     let fleet = &new.daemon.fleet;
                     master.auth.replace(fleet.users.clone(), fleet.tokens.clone(), new.auth.clone());
+                    log::set_level(&new.daemon.log);
                     changeable.modules.store(Arc::new(new.daemon.clone()));
                     config = new;
                     info!("configuration read again");
@@ -305,6 +307,7 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
             Order::Stop => break,
             Order::Reread => match config.reread() {
                 Ok(new) => {
+                    log::set_level(&new.daemon.log);
                     changeable.modules.store(Arc::new(new.daemon.clone()));
                     config = new;
                     info!("configuration read again");

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod demo;
 pub mod ids;
 mod link;
+mod log;
 mod master;
 mod modules;
 mod monitor;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use muster_tests::cli::muster;
 use muster_tests::config::ConfigDir;
 use muster_tests::daemon::{Daemon, Setup};
 use muster_tests::deadline::{ANSWER, PROCESS, eventually};
@@ -124,6 +125,20 @@ async fn original_servers_obey_the_console_of_our_master() {
 }
 
 // === pomelo-cli ===
+
+#[tokio::test]
+async fn our_command_line_lists_the_servers_of_an_original_master() {
+    let (_master, address) = Node::pomelo_master().await;
+    let _chat = pomelo_server(address, "chat").await;
+    let listed = eventually("chat is listed", ANSWER, async || {
+        let address = address.to_string();
+        let done = muster(&["server", "list", "--master", &address, "-o", "json"]).await;
+        assert_eq!(done.code, 0, "{done:?}");
+        done.stdout.contains("chat-server-1").then_some(done)
+    })
+    .await;
+    assert!(listed.json().to_string().contains("\"serverType\":\"chat\""), "{listed:?}");
+}
 
 #[tokio::test]
 async fn pomelo_cli_logs_in_and_helps() {

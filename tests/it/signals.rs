@@ -75,6 +75,21 @@ async fn a_broken_configuration_is_refused_as_a_whole_and_the_old_one_stays() {
 }
 
 #[tokio::test]
+async fn a_hangup_changes_the_level_of_the_log() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("muster.toml");
+    write(&file, "[log]\nlevel = 'error'\n");
+    let setup = Setup::master().plugins(&PLUGINS).argument("--config", &file.display().to_string());
+    let master = setup.start().await;
+    write(&file, "[log]\nlevel = 'info'\n");
+    master.signal(Signal::HUP);
+    // Itself at level info.
+    master.wait_log("configuration read again").await;
+    assert!(!master.log().contains("master is ready"), "that was before:\n{}", master.log());
+    master.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_master_that_is_told_to_stop_answers_what_it_was_asked_and_ends_with_zero() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut master = Setup::master().plugins(&PLUGINS).start().await;

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use tokio::runtime::{Builder, Runtime};
 
-use super::{CliError, log, render};
+use super::{CliError, render};
 use crate::{
     config::{Address, MasterConfig, MonitorConfig, Sources},
     daemon,
     demo::Demo,
+    log,
     plugin::preflight::child_main,
     worker::{self, child::worker_main},
 };
@@ -121,7 +122,7 @@ impl MasterArgs {
     /// Runs until it is told to end.
     pub(super) fn run(self) -> Result<String, CliError> {
         let config = MasterConfig::load(self.sources(variable))?;
-        log::start(&config.daemon.log);
+        log::start(&config.daemon.log, render::colours());
         runtime()?.block_on(daemon::run_master(config, |address| {
             render::ready(&format!("muster master listening on {address}"));
         }))?;
@@ -138,7 +139,7 @@ impl MonitorArgs {
     /// Runs until it is told to end.
     pub(super) fn run(self) -> Result<String, CliError> {
         let config = MonitorConfig::load(self.sources(variable))?;
-        log::start(&config.daemon.log);
+        log::start(&config.daemon.log, render::colours());
         let line = format!("muster monitor {} of {}", config.id, config.master);
         runtime()?.block_on(daemon::run_monitor(config, || render::ready(&line)))?;
         Ok(String::new())

@@ -297,7 +297,6 @@ mod tests {
         let (ours, theirs) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), async { listener.accept().await });
         let (socket, (mut peer, _)) = (Arc::new(ours.unwrap()), theirs.unwrap());
-        let outbox = Arc::new(Outbox::new(socket.clone(), usize::MAX));
         socket2::SockRef::from(&*socket).set_send_buffer_size(4096).unwrap();
         let outbox = Arc::new(Outbox::new(socket.clone(), usize::MAX));
         let total: u32 = 200_000;
