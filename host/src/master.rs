@@ -51,7 +51,7 @@ pub(crate) enum Identity {
 pub(crate) struct Master {
     pub(crate) peers: Peers,
     pub(crate) auth: Auth,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Store>,
     pub(crate) modules: Arc<Modules>,
     plugins: OnceLock<Published>,
     pub(crate) app: App,
@@ -75,7 +75,7 @@ impl Master {
     pub(crate) fn new(
         peers: Peers,
         auth: Auth,
-        store: Store,
+        store: Arc<Store>,
         modules: Arc<Modules>,
         app: App,
         limits: Limits,

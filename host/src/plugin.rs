@@ -22,13 +22,16 @@ mod settle;
 mod stage;
 pub(crate) mod status;
 mod supervisor;
+pub(crate) mod trust;
 pub(crate) mod unload;
 mod vet;
 mod watch;
 
 pub(crate) use preflight::Checker;
+pub(crate) use settle::ContentHash;
 pub(crate) use status::FileStatus;
 use supervisor::{Input, Task};
+use trust::Trust;
 
 /// The host's own module, under which the state of plugins is asked for; no plugin may take the id.
 pub(crate) const MODULE: &str = "__plugins__";
@@ -57,6 +60,8 @@ pub(crate) struct Config {
     /// Below which directory private copies are kept: it must allow execution.
     pub(crate) stage_parent: PathBuf,
     pub(crate) checker: Checker,
+    /// Whose files are loaded.
+    pub(crate) trust: Arc<Trust>,
     /// See [`SETTLE`].
     pub(crate) settle: Duration,
     /// See [`GONE`].
@@ -91,6 +96,7 @@ impl Config {
             directory: None,
             stage_parent,
             checker: Checker::default(),
+            trust: Arc::default(),
             settle: SETTLE,
             gone: GONE,
             drain: DRAIN,

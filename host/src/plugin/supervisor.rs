@@ -83,6 +83,8 @@ pub(super) struct Task {
     steps: JoinSet<()>,
     next_place: u64,
     directory_missing: bool,
+    /// Why nothing may be loaded from the directory.
+    directory_fault: Option<Refusal>,
     started: Instant,
     status: published::Sender<Arc<[FileStatus]>>,
     settled: published::Sender<bool>,
@@ -109,6 +111,7 @@ impl Task {
             steps: JoinSet::new(),
             next_place: 0,
             directory_missing: false,
+            directory_fault: None,
             started: Instant::now(),
             status: published::Sender::new(Arc::from([])),
             settled: published::Sender::new(false),
@@ -161,6 +164,7 @@ impl Task {
                 _ = rescan.tick() => {
                     hints.renew();
                     self.retry_unloading();
+                    self.reconsider_untrusted();
                     self.look(&directory);
                 }
                 () = tokio::time::sleep_until(gone_at.unwrap_or_else(tokio::time::Instant::now)), if gone_at.is_some() => {
@@ -241,6 +245,7 @@ impl Task {
         if std::mem::take(&mut self.directory_missing) {
             tracing::info!(directory = %directory.display(), "the plugin directory is there");
         }
+        self.judge_directory(directory);
         let is_first_look = self.next_place == 0 && !*self.settled.borrow();
         let now = Instant::now();
         let gone = self.shared.config.gone;
@@ -281,6 +286,29 @@ impl Task {
         }
     }
 
+    /// Whether the directory may be loaded from; each file in one that may not is refused for that. What runs goes on.
+    fn judge_directory(&mut self, directory: &Path) {
+        let fault = self.shared.config.trust.directory(directory).err();
+        if fault == self.directory_fault {
+            return;
+        }
+        match &fault {
+            Some(fault) => tracing::error!(reason = %fault, "nothing is loaded from the plugin directory"),
+            None => tracing::info!(directory = %directory.display(), "the plugin directory is trusted now"),
+        }
+        self.directory_fault = fault;
+        self.reconsider_untrusted();
+    }
+
+    /// Owners and modes may have been put right without a trace in the file itself.
+    fn reconsider_untrusted(&mut self) {
+        for slot in self.slots.values_mut() {
+            if slot.life.refusal().is_some_and(|refused| refused.refusal.is_about_trust()) {
+                slot.life.reconsider();
+            }
+        }
+    }
+
     fn vet(&mut self, file: Arc<str>) {
         let Some(slot) = self.slots.get(&file) else { return };
         let (serving, refused) = (slot.life.serving(), slot.life.refused_content());
@@ -293,7 +321,9 @@ impl Task {
 
     fn vetted(&mut self, file: &Arc<str>, verdict: Verdict, candidate: Option<Box<Candidate>>) {
         let Some(slot) = self.slots.get_mut(file) else { return };
-        if let Verdict::Refused(_, _, refused) = &verdict {
+        if let Verdict::Refused(_, _, refused) = &verdict
+            && slot.life.refusal() != Some(refused)
+        {
             log_refusal(file, refused, slot.running.is_some());
         }
         slot.life.vetted(verdict);
@@ -350,6 +380,8 @@ impl Task {
         }
         let Some(slot) = self.slots.get_mut(file) else { return };
         slot.life.started(hash);
+        let (shared, manifest) = (self.shared.clone(), running.status().manifest);
+        self.steps.spawn(async move { shared.config.trust.ran(&manifest).await });
         let old = slot.running.replace(running);
         tracing::info!(file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), "running");
         if let Some(old) = old {
