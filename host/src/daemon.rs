@@ -36,7 +36,7 @@ use crate::{
     peers::{Peers, Remembering},
     plugin::{self, ContentHash, Supervisor, preflight::Checker, trust::Trust},
     session::Limits,
-    store::{Store, StoreError},
+    store::{Kept, Store, StoreError},
 };
 
 /// How often overdue requests to servers are looked for.
@@ -123,6 +123,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let listener = bind(&config.listen.to_string()).await?;
     let store = Arc::new(Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?);
     let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline));
+    modules.start_disabled(Role::Master, &store.names(Kept::DisabledModule));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
 
     let peers = Peers::new(
@@ -164,7 +165,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         (Role::Monitor, Arc::new(MonitorServices(own.clone()))),
     ];
     let plugins = supervise(daemon, &changeable, roles, &modules, store)?;
-    master.show_plugins(plugins.status());
+    master.show_plugins(plugins.control());
     plugins.settled().await;
 
     let net = Arc::new(Net::new(AddressLimits {
@@ -341,7 +342,8 @@ fn supervise(
     let config = plugin::Config {
         directory: settings.dir.clone(),
         checker: Checker { timeout: settings.preflight_timeout, ..Checker::default() },
-        trust: Arc::new(trust(settings, store)),
+        trust: Arc::new(trust(settings, store.clone())),
+        store,
         settle: settings.settle,
         gone: settings.gone_after,
         drain: settings.drain,

@@ -11,4 +11,6 @@ mod hostile;
 mod impostors;
 mod node_peers;
 mod oracle;
+mod plugin_commands;
+mod plugin_trust;
 mod reload;

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{elf, refusal::Refusal, trust::Trust, watch::Fingerprint};
 
 /// Plugins beyond this are taken for a mistake: the largest seen, unstripped and with debug information, had 90 MB.
-const LARGEST: u64 = 512 * 1024 * 1024;
+pub(crate) const LARGEST: u64 = 512 * 1024 * 1024;
 
 /// How long a file that looks incomplete has to be left alone before it is called truncated. A copy at 1 KB/s writes
 /// every second; a person who waits for the verdict should have it within two.
@@ -125,6 +125,22 @@ fn read_as(path: &Path, trust: &Trust, fingerprint: &mut Fingerprint) -> io::Res
 impl ContentHash {
     pub(crate) fn of(bytes: &[u8]) -> ContentHash {
         ContentHash(Sha256::digest(bytes).into())
+    }
+
+    /// Of a file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn of_file(path: &Path) -> io::Result<ContentHash> {
+        let mut digest = Sha256::new();
+        let mut file = fs::File::open(path)?;
+        let mut piece = vec![0; 64 * 1024];
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(ContentHash(digest.finalize().into())),
+                length => digest.update(&piece[..length]),
+            }
+        }
     }
 
     /// From its 64 hexadecimal digits.

@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     Config,
+    control::Action,
     generation::{Candidate, NotStarted, Running},
     lifecycle::{Life, Order, Verdict},
     preflight::Refused,
@@ -29,6 +30,7 @@ use super::{
 use crate::{
     ids::Generation,
     modules::{Modules, schedule},
+    store::Kept,
 };
 
 /// The longest that [`Supervisor::settled`](super::Supervisor::settled) waits, for a copy that is still under way when the daemon starts.
@@ -44,6 +46,7 @@ pub(super) enum Input {
     Started { file: Arc<str>, hash: ContentHash, outcome: Box<Result<Running, NotStarted>> },
     Retired { file: Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>> },
     Retried { generation: Generation, outcome: Result<(), Box<Leftover>> },
+    Order { file: Arc<str>, action: Action, done: oneshot::Sender<Option<FileStatus>> },
     Rescan { done: oneshot::Sender<()> },
     Shutdown { grace: Duration, done: oneshot::Sender<Vec<String>> },
 }
@@ -66,6 +69,10 @@ struct Slot {
     awaited: bool,
     /// It was there when the daemon started: ids go by name then, not by who is faster.
     first: bool,
+    /// It was removed by order, and nobody waits for it to come back.
+    removed: bool,
+    /// Who wants to know when nothing is under way.
+    waiting: Vec<oneshot::Sender<Option<FileStatus>>>,
 }
 
 /// A library that is still mapped, and whether somebody is trying to unload it.
@@ -189,6 +196,8 @@ impl Task {
                     return;
                 }
                 Input::Rescan { done } => done.send(()).unwrap_or(()),
+                // Dropped, it says that there is no such file.
+                Input::Order { .. } => {}
                 other => tracing::error!(?other, "there are no plugins that this could be about"),
             }
         }
@@ -213,6 +222,7 @@ impl Task {
                 }
                 return;
             }
+            Input::Order { file, action, done } => return self.order(&file, action, done, directory),
             Input::Rescan { done } => {
                 for slot in self.slots.values_mut() {
                     slot.life.reconsider();
@@ -248,11 +258,14 @@ impl Task {
         self.judge_directory(directory);
         let is_first_look = self.next_place == 0 && !*self.settled.borrow();
         let now = Instant::now();
-        let gone = self.shared.config.gone;
+        let patience = self.shared.config.gone;
         let mut forget = Vec::new();
         let mut orders = Vec::new();
         for (file, slot) in &mut self.slots {
-            match slot.life.look(seen.remove(&**file), now, gone) {
+            let look = seen.remove(&**file);
+            slot.removed &= look.is_none();
+            let gone = if slot.removed { Duration::ZERO } else { patience };
+            match slot.life.look(look, now, gone) {
                 Some(Order::Forget) => forget.push(file.clone()),
                 Some(order) => orders.push((file.clone(), order)),
                 None => {}
@@ -261,13 +274,19 @@ impl Task {
         for (name, fingerprint) in seen {
             let file: Arc<str> = name.into();
             let mut life = Life::new(SystemTime::now());
-            if let Some(order) = life.look(Some(fingerprint), now, gone) {
+            if self.shared.config.store.kept(Kept::DisabledPlugin, stem(&file)).is_some() {
+                // Nothing of it runs that would have to end.
+                life.disable();
+            }
+            if let Some(order) = life.look(Some(fingerprint), now, patience) {
                 orders.push((file.clone(), order));
             }
             let place = self.next_place;
             self.next_place += 1;
             let (running, draining) = (None, BTreeSet::new());
-            let slot = Slot { life, place, running, draining, awaited: is_first_look, first: is_first_look };
+            let (awaited, first) = (is_first_look, is_first_look);
+            let (removed, waiting) = (false, Vec::new());
+            let slot = Slot { life, place, running, draining, awaited, first, removed, waiting };
             self.slots.insert(file, slot);
         }
         for file in forget {
@@ -283,6 +302,35 @@ impl Task {
                 Order::Unload => self.unload(&file, "its file is gone"),
                 Order::Forget => {}
             }
+        }
+    }
+
+    /// Does what an administrator says. It was written down before.
+    fn order(&mut self, file: &Arc<str>, action: Action, done: oneshot::Sender<Option<FileStatus>>, directory: &Path) {
+        // A file that has just been installed is there from now on.
+        self.look(directory);
+        if let Some(slot) = self.slots.get_mut(file) {
+            let order = match action {
+                Action::Look => None,
+                Action::Reload => {
+                    slot.life.reload();
+                    None
+                }
+                Action::Enable => {
+                    slot.life.enable();
+                    None
+                }
+                Action::Disable => slot.life.disable(),
+                Action::Forget => {
+                    slot.removed = true;
+                    None
+                }
+            };
+            slot.waiting.push(done);
+            if order.is_some() {
+                self.unload(file, "it was disabled");
+            }
+            self.look(directory);
         }
     }
 
@@ -310,8 +358,8 @@ impl Task {
     }
 
     fn vet(&mut self, file: Arc<str>) {
-        let Some(slot) = self.slots.get(&file) else { return };
-        let (serving, refused) = (slot.life.serving(), slot.life.refused_content());
+        let Some(slot) = self.slots.get_mut(&file) else { return };
+        let (serving, refused) = (slot.life.take_known(), slot.life.refused_content());
         let shared = self.shared.clone();
         self.steps.spawn(async move {
             let (verdict, candidate) = shared.vetter.vet(&file, serving, refused).await;
@@ -328,6 +376,10 @@ impl Task {
         }
         slot.life.vetted(verdict);
         let Some(candidate) = candidate else { return };
+        if slot.life.is_disabled() {
+            slot.life.abandoned();
+            return remove_copy(&candidate.path);
+        }
         let roles = self.shared.config.roles.iter().map(|(role, _)| *role);
         // Known before anything runs; at the start, the faster one of two is not always the one that is to have the id.
         if !slot.first
@@ -368,7 +420,12 @@ impl Task {
                 return self.refuse(file, hash, refused);
             }
         };
-        let Some(place) = self.slots.get(file).map(|slot| slot.place) else { return };
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        let place = slot.place;
+        if slot.life.is_disabled() {
+            slot.life.abandoned();
+            return self.end(file, running, "it was disabled");
+        }
         let generation = running.actor.generation;
         if let Some(rival) = self.slower_rival(file, &running) {
             let reason = Refusal::IdTaken { id: rival.1, owner: file.to_string() };
@@ -511,6 +568,12 @@ impl Task {
                 }
             })
             .collect();
+        for (slot, file) in self.slots.values_mut().zip(files.iter()).filter(|(slot, _)| slot.life.is_settled()) {
+            for waiting in slot.waiting.drain(..) {
+                // Whoever asked may not want to know any more.
+                drop(waiting.send(Some(file.clone())));
+            }
+        }
         for slot in self.slots.values_mut().filter(|slot| slot.awaited) {
             slot.awaited = !slot.life.is_settled();
         }
@@ -578,6 +641,11 @@ impl StillMapped {
         let Leftover { generation, reason, bytes, since, .. } = leftover;
         StillMapped { generation: *generation, reason: reason.clone(), bytes: *bytes, since: *since }
     }
+}
+
+/// The name of a plugin: that of its file without `.so`.
+fn stem(file: &str) -> &str {
+    file.strip_suffix(".so").unwrap_or(file)
 }
 
 fn log_refusal(file: &str, refused: &Refused, serves_on: bool) {
