@@ -83,9 +83,9 @@ pub fn run(cli: Cli) -> ExitCode {
             let output = command.output();
             report(ask::block_on(module::run(command)), output)
         }
-        Command::Plugin(PluginCommand::List(asking)) => {
-            let output = asking.output;
-            report(ask::block_on(plugin::list(asking)), output)
+        Command::Plugin(command) => {
+            let output = command.output();
+            report(ask::block_on(plugin::run(command)), output)
         }
         Command::Call(args) => {
             let output = args.output();
@@ -176,6 +176,12 @@ mod tests {
             "muster module enable m --user u --password p",
             "muster module disable m -o table",
             "muster plugin list --timeout 500ms",
+            "muster plugin install libecho.so --name echo --plugins p --no-wait",
+            "muster plugin install echo.so --wait --timeout 5s -o json --master h:1",
+            "muster plugin reload echo",
+            "muster plugin enable echo --no-wait",
+            "muster plugin disable echo",
+            "muster plugin remove echo",
             "muster call m",
             "muster call command:enable:timeReport {} --master h:1 --user u --password -p -o json",
             "muster preflight file.so",

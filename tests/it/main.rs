@@ -15,6 +15,8 @@ mod membership;
 mod monitor_life;
 mod node_peers;
 mod oracle;
+mod plugin_commands;
+mod plugin_trust;
 mod reload;
 mod requests;
 mod signals;

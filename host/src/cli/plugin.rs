@@ -1,8 +1,11 @@
 //! `muster plugin`: through a module that Muster's master has.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -12,6 +15,8 @@ use super::{
     render::{self, cell},
 };
 
+mod change;
+
 /// The module that is asked.
 pub(super) const MODULE: &str = "__plugins__";
 
@@ -20,6 +25,75 @@ pub(super) const MODULE: &str = "__plugins__";
 pub(super) enum PluginCommand {
     /// List the plugin files, what became of each, and what could not be unloaded
     List(Asking),
+    /// Put a file into the plugin directory, and wait until it is served or refused
+    Install {
+        /// The library; NAME.so.minisig beside it is taken along
+        file: PathBuf,
+        /// Name of the plugin [default: that of the file without .so]
+        #[arg(long)]
+        name: Option<String>,
+        /// Plugin directory of a master on this machine: copied there instead of sent to the master
+        #[arg(long, value_name = "DIR")]
+        plugins: Option<PathBuf>,
+        #[command(flatten)]
+        ordering: Ordering,
+    },
+    /// Load a plugin again, also if its file is the same
+    Reload(Order),
+    /// Load a plugin that was disabled
+    Enable(Order),
+    /// Unload a plugin, and leave it alone until it is enabled, also after a restart
+    Disable(Order),
+    /// Unload a plugin and remove its file
+    Remove(Order),
+}
+
+/// An order about one plugin.
+#[derive(Debug, Args)]
+pub(super) struct Order {
+    /// Name of the plugin: that of its file without .so
+    name: String,
+    #[command(flatten)]
+    ordering: Ordering,
+}
+
+/// How an order is given.
+#[derive(Debug, Args)]
+pub(super) struct Ordering {
+    /// Wait for the outcome, at most as long as --timeout says (the default)
+    #[arg(long, overrides_with = "no_wait")]
+    wait: bool,
+    /// Only give the order
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl PluginCommand {
+    pub(super) fn output(&self) -> Output {
+        match self {
+            PluginCommand::List(asking) => asking.output,
+            PluginCommand::Install { ordering, .. }
+            | PluginCommand::Reload(Order { ordering, .. })
+            | PluginCommand::Enable(Order { ordering, .. })
+            | PluginCommand::Disable(Order { ordering, .. })
+            | PluginCommand::Remove(Order { ordering, .. }) => ordering.asking.output,
+        }
+    }
+}
+
+pub(super) async fn run(command: PluginCommand) -> Result<String, CliError> {
+    match command {
+        PluginCommand::List(asking) => list(asking).await,
+        PluginCommand::Install { file, name, plugins, ordering } => {
+            change::install(file, name, plugins, &ordering).await
+        }
+        PluginCommand::Reload(order) => change::order("reload", order).await,
+        PluginCommand::Enable(order) => change::order("enable", order).await,
+        PluginCommand::Disable(order) => change::order("disable", order).await,
+        PluginCommand::Remove(order) => change::order("remove", order).await,
+    }
 }
 
 #[derive(Deserialize)]
@@ -27,7 +101,7 @@ struct Answer {
     plugins: Vec<Value>,
 }
 
-pub(super) async fn list(asking: Asking) -> Result<String, CliError> {
+async fn list(asking: Asking) -> Result<String, CliError> {
     let client = asking.connect().await?;
     let response = client.request(MODULE, json!({ "action": "list" })).await?;
     client.close().await;

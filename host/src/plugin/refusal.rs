@@ -13,6 +13,29 @@ pub(crate) enum Refusal {
     Unreadable(String),
     #[error("a plugin is a file, and this is something else: put a shared library here")]
     NotAFile,
+    #[error(
+        "{path} belongs to user {owner}, who could replace what is loaded: see what is in it, then `chown {me} {path}`, or \
+         set plugins.strict = false"
+    )]
+    ForeignOwner { path: String, owner: u32, me: u32 },
+    #[error("others may write to {path} (mode {mode}): `chmod go-w {path}`, or set plugins.strict = false")]
+    WritableByOthers { path: String, mode: String },
+    #[error("its SHA-256 is not in plugins.sha256: if it is what you mean to run, add {0}")]
+    NotListed(String),
+    #[error(
+        "signatures are required and there is no {0}: sign it with `minisign -S -t 'id=NAME version=VERSION' -m FILE`"
+    )]
+    NotSigned(String),
+    #[error("its signature does not hold ({0}): get the file and its .minisig from the same release")]
+    BadSignature(String),
+    #[error("it is signed by a key that is not in plugins.public_keys: add the key if you trust its owner")]
+    UnknownKey,
+    #[error("its signature does not say what for ({0:?}): sign it with the trusted comment `id=NAME version=VERSION`")]
+    SignedAsNothing(String),
+    #[error("it is signed as {signed} and says that it is {found}: get the .minisig of this very file")]
+    SignedAsAnother { signed: String, found: String },
+    #[error("it has version {found} and {highest} ran before: set plugins.allow_downgrade = true to go back")]
+    Downgrade { found: String, highest: String },
     #[error("the file has {size} bytes and at most {limit} are read: build it with `strip = \"debuginfo\"`")]
     TooLarge { size: u64, limit: u64 },
     #[error("the file is empty: copy the library again, best under another name that is then renamed")]
@@ -68,6 +91,28 @@ pub(crate) enum Refusal {
     NotCreated(String),
     #[error("it had not started after {}: look for work in `create` or `start` that does not end", human(.0))]
     StartTimeout(Duration),
+}
+
+impl Refusal {
+    /// Whether it is about who may have written the file: then the very content may be good once that is put right.
+    pub(crate) fn is_about_trust(&self) -> bool {
+        use Refusal::{
+            BadSignature, Downgrade, ForeignOwner, NotListed, NotSigned, SignedAsAnother, SignedAsNothing, UnknownKey,
+            WritableByOthers,
+        };
+        matches!(
+            self,
+            ForeignOwner { .. }
+                | WritableByOthers { .. }
+                | NotListed(_)
+                | NotSigned(_)
+                | BadSignature(_)
+                | UnknownKey
+                | SignedAsNothing(_)
+                | SignedAsAnother { .. }
+                | Downgrade { .. }
+        )
+    }
 }
 
 impl From<IdTaken> for Refusal {

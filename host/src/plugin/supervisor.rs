@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     Config,
+    control::Action,
     generation::{Candidate, NotStarted, Running},
     lifecycle::{Life, Order, Verdict},
     preflight::Refused,
@@ -29,6 +30,7 @@ use super::{
 use crate::{
     ids::Generation,
     modules::{Modules, schedule},
+    store::Kept,
 };
 
 /// The longest that [`Supervisor::settled`](super::Supervisor::settled) waits, for a copy that is still under way when the daemon starts.
@@ -44,6 +46,7 @@ pub(super) enum Input {
     Started { file: Arc<str>, hash: ContentHash, outcome: Box<Result<Running, NotStarted>> },
     Retired { file: Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>> },
     Retried { generation: Generation, outcome: Result<(), Box<Leftover>> },
+    Order { file: Arc<str>, action: Action, done: oneshot::Sender<Option<FileStatus>> },
     Rescan { done: oneshot::Sender<()> },
     Shutdown { grace: Duration, done: oneshot::Sender<Vec<String>> },
 }
@@ -66,6 +69,10 @@ struct Slot {
     awaited: bool,
     /// It was there when the daemon started: ids go by name then, not by who is faster.
     first: bool,
+    /// It was removed by order, and nobody waits for it to come back.
+    removed: bool,
+    /// Who wants to know when nothing is under way.
+    waiting: Vec<oneshot::Sender<Option<FileStatus>>>,
 }
 
 /// A library that is still mapped, and whether somebody is trying to unload it.
@@ -83,6 +90,8 @@ pub(super) struct Task {
     steps: JoinSet<()>,
     next_place: u64,
     directory_missing: bool,
+    /// Why nothing may be loaded from the directory.
+    directory_fault: Option<Refusal>,
     started: Instant,
     status: published::Sender<Arc<[FileStatus]>>,
     settled: published::Sender<bool>,
@@ -109,6 +118,7 @@ impl Task {
             steps: JoinSet::new(),
             next_place: 0,
             directory_missing: false,
+            directory_fault: None,
             started: Instant::now(),
             status: published::Sender::new(Arc::from([])),
             settled: published::Sender::new(false),
@@ -161,6 +171,7 @@ impl Task {
                 _ = rescan.tick() => {
                     hints.renew();
                     self.retry_unloading();
+                    self.reconsider_untrusted();
                     self.look(&directory);
                 }
                 () = tokio::time::sleep_until(gone_at.unwrap_or_else(tokio::time::Instant::now)), if gone_at.is_some() => {
@@ -185,6 +196,8 @@ impl Task {
                     return;
                 }
                 Input::Rescan { done } => done.send(()).unwrap_or(()),
+                // Dropped, it says that there is no such file.
+                Input::Order { .. } => {}
                 other => tracing::error!(?other, "there are no plugins that this could be about"),
             }
         }
@@ -209,6 +222,7 @@ impl Task {
                 }
                 return;
             }
+            Input::Order { file, action, done } => return self.order(&file, action, done, directory),
             Input::Rescan { done } => {
                 for slot in self.slots.values_mut() {
                     slot.life.reconsider();
@@ -241,13 +255,17 @@ impl Task {
         if std::mem::take(&mut self.directory_missing) {
             tracing::info!(directory = %directory.display(), "the plugin directory is there");
         }
+        self.judge_directory(directory);
         let is_first_look = self.next_place == 0 && !*self.settled.borrow();
         let now = Instant::now();
-        let gone = self.shared.config.gone;
+        let patience = self.shared.config.gone;
         let mut forget = Vec::new();
         let mut orders = Vec::new();
         for (file, slot) in &mut self.slots {
-            match slot.life.look(seen.remove(&**file), now, gone) {
+            let look = seen.remove(&**file);
+            slot.removed &= look.is_none();
+            let gone = if slot.removed { Duration::ZERO } else { patience };
+            match slot.life.look(look, now, gone) {
                 Some(Order::Forget) => forget.push(file.clone()),
                 Some(order) => orders.push((file.clone(), order)),
                 None => {}
@@ -256,13 +274,19 @@ impl Task {
         for (name, fingerprint) in seen {
             let file: Arc<str> = name.into();
             let mut life = Life::new(SystemTime::now());
-            if let Some(order) = life.look(Some(fingerprint), now, gone) {
+            if self.shared.config.store.kept(Kept::DisabledPlugin, stem(&file)).is_some() {
+                // Nothing of it runs that would have to end.
+                life.disable();
+            }
+            if let Some(order) = life.look(Some(fingerprint), now, patience) {
                 orders.push((file.clone(), order));
             }
             let place = self.next_place;
             self.next_place += 1;
             let (running, draining) = (None, BTreeSet::new());
-            let slot = Slot { life, place, running, draining, awaited: is_first_look, first: is_first_look };
+            let (awaited, first) = (is_first_look, is_first_look);
+            let (removed, waiting) = (false, Vec::new());
+            let slot = Slot { life, place, running, draining, awaited, first, removed, waiting };
             self.slots.insert(file, slot);
         }
         for file in forget {
@@ -281,9 +305,61 @@ impl Task {
         }
     }
 
+    /// Does what an administrator says. It was written down before.
+    fn order(&mut self, file: &Arc<str>, action: Action, done: oneshot::Sender<Option<FileStatus>>, directory: &Path) {
+        // A file that has just been installed is there from now on.
+        self.look(directory);
+        if let Some(slot) = self.slots.get_mut(file) {
+            let order = match action {
+                Action::Look => None,
+                Action::Reload => {
+                    slot.life.reload();
+                    None
+                }
+                Action::Enable => {
+                    slot.life.enable();
+                    None
+                }
+                Action::Disable => slot.life.disable(),
+                Action::Forget => {
+                    slot.removed = true;
+                    None
+                }
+            };
+            slot.waiting.push(done);
+            if order.is_some() {
+                self.unload(file, "it was disabled");
+            }
+            self.look(directory);
+        }
+    }
+
+    /// Whether the directory may be loaded from; each file in one that may not is refused for that. What runs goes on.
+    fn judge_directory(&mut self, directory: &Path) {
+        let fault = self.shared.config.trust.directory(directory).err();
+        if fault == self.directory_fault {
+            return;
+        }
+        match &fault {
+            Some(fault) => tracing::error!(reason = %fault, "nothing is loaded from the plugin directory"),
+            None => tracing::info!(directory = %directory.display(), "the plugin directory is trusted now"),
+        }
+        self.directory_fault = fault;
+        self.reconsider_untrusted();
+    }
+
+    /// Owners and modes may have been put right without a trace in the file itself.
+    fn reconsider_untrusted(&mut self) {
+        for slot in self.slots.values_mut() {
+            if slot.life.refusal().is_some_and(|refused| refused.refusal.is_about_trust()) {
+                slot.life.reconsider();
+            }
+        }
+    }
+
     fn vet(&mut self, file: Arc<str>) {
-        let Some(slot) = self.slots.get(&file) else { return };
-        let (serving, refused) = (slot.life.serving(), slot.life.refused_content());
+        let Some(slot) = self.slots.get_mut(&file) else { return };
+        let (serving, refused) = (slot.life.take_known(), slot.life.refused_content());
         let shared = self.shared.clone();
         self.steps.spawn(async move {
             let (verdict, candidate) = shared.vetter.vet(&file, serving, refused).await;
@@ -293,11 +369,17 @@ impl Task {
 
     fn vetted(&mut self, file: &Arc<str>, verdict: Verdict, candidate: Option<Box<Candidate>>) {
         let Some(slot) = self.slots.get_mut(file) else { return };
-        if let Verdict::Refused(_, _, refused) = &verdict {
+        if let Verdict::Refused(_, _, refused) = &verdict
+            && slot.life.refusal() != Some(refused)
+        {
             log_refusal(file, refused, slot.running.is_some());
         }
         slot.life.vetted(verdict);
         let Some(candidate) = candidate else { return };
+        if slot.life.is_disabled() {
+            slot.life.abandoned();
+            return remove_copy(&candidate.path);
+        }
         let roles = self.shared.config.roles.iter().map(|(role, _)| *role);
         // Known before anything runs; at the start, the faster one of two is not always the one that is to have the id.
         if !slot.first
@@ -338,7 +420,12 @@ impl Task {
                 return self.refuse(file, hash, refused);
             }
         };
-        let Some(place) = self.slots.get(file).map(|slot| slot.place) else { return };
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        let place = slot.place;
+        if slot.life.is_disabled() {
+            slot.life.abandoned();
+            return self.end(file, running, "it was disabled");
+        }
         let generation = running.actor.generation;
         if let Some(rival) = self.slower_rival(file, &running) {
             let reason = Refusal::IdTaken { id: rival.1, owner: file.to_string() };
@@ -350,6 +437,8 @@ impl Task {
         }
         let Some(slot) = self.slots.get_mut(file) else { return };
         slot.life.started(hash);
+        let (shared, manifest) = (self.shared.clone(), running.status().manifest);
+        self.steps.spawn(async move { shared.config.trust.ran(&manifest).await });
         let old = slot.running.replace(running);
         tracing::info!(file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), "running");
         if let Some(old) = old {
@@ -479,6 +568,12 @@ impl Task {
                 }
             })
             .collect();
+        for (slot, file) in self.slots.values_mut().zip(files.iter()).filter(|(slot, _)| slot.life.is_settled()) {
+            for waiting in slot.waiting.drain(..) {
+                // Whoever asked may not want to know any more.
+                drop(waiting.send(Some(file.clone())));
+            }
+        }
         for slot in self.slots.values_mut().filter(|slot| slot.awaited) {
             slot.awaited = !slot.life.is_settled();
         }
@@ -546,6 +641,11 @@ impl StillMapped {
         let Leftover { generation, reason, bytes, since, .. } = leftover;
         StillMapped { generation: *generation, reason: reason.clone(), bytes: *bytes, since: *since }
     }
+}
+
+/// The name of a plugin: that of its file without `.so`.
+fn stem(file: &str) -> &str {
+    file.strip_suffix(".so").unwrap_or(file)
 }
 
 fn log_refusal(file: &str, refused: &Refused, serves_on: bool) {

@@ -13,6 +13,8 @@ use notify::{RecommendedWatcher, RecursiveMode};
 use notify_debouncer_full::{Debouncer, NoCache, new_debouncer_opt};
 use tokio::sync::Notify;
 
+use super::trust::signature_of;
+
 /// Events that come in quick succession are one hint. Short, since a look costs microseconds.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
@@ -26,12 +28,21 @@ pub(crate) struct Fingerprint {
     inode: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+    /// Of its signature, which may come later, or be replaced.
+    signature: Option<(u64, i64, i64)>,
 }
 
 impl Fingerprint {
     /// Of what cannot be looked at.
-    pub(super) const UNREADABLE: Fingerprint =
-        Fingerprint { is_file: false, size: 0, device: 0, inode: 0, modified: (0, 0), changed: (0, 0) };
+    pub(super) const UNREADABLE: Fingerprint = Fingerprint {
+        is_file: false,
+        size: 0,
+        device: 0,
+        inode: 0,
+        modified: (0, 0),
+        changed: (0, 0),
+        signature: None,
+    };
 
     /// Of a file of which nothing else is known.
     #[cfg(test)]
@@ -39,9 +50,11 @@ impl Fingerprint {
         Fingerprint { size, ..Fingerprint::UNREADABLE }
     }
 
-    /// Of the file that a path leads to: links are followed before.
-    pub(crate) fn of(metadata: &fs::Metadata) -> Fingerprint {
+    /// Of the file that a path leads to (links are followed before), and of the signature beside it.
+    pub(crate) fn of(path: &Path, metadata: &fs::Metadata) -> Fingerprint {
+        let signature = fs::metadata(signature_of(path)).ok();
         Fingerprint {
+            signature: signature.map(|signature| (signature.ino(), signature.ctime(), signature.ctime_nsec())),
             is_file: metadata.is_file(),
             size: metadata.len(),
             device: metadata.dev(),
@@ -75,7 +88,7 @@ pub(crate) fn scan(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>
         }
         match fs::metadata(entry.path()) {
             Ok(metadata) if metadata.is_dir() => {}
-            Ok(metadata) => drop(seen.insert(name, Fingerprint::of(&metadata))),
+            Ok(metadata) => drop(seen.insert(name, Fingerprint::of(&entry.path(), &metadata))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(_) => drop(seen.insert(name, Fingerprint::UNREADABLE)),
         }
