@@ -20,6 +20,7 @@ mod elf;
 mod generation;
 pub(crate) mod library;
 pub(crate) mod lifecycle;
+mod needs;
 pub(crate) mod preflight;
 pub(crate) mod refusal;
 mod settle;

@@ -77,6 +77,13 @@ pub(crate) enum Refusal {
     DuplicateId(String),
     #[error("the module id {id:?} belongs to {owner}: remove one of the two files, or give the module another id")]
     IdTaken { id: String, owner: String },
+    #[error(
+        "it needs {} {}, which nobody serves: it is started when that is there",
+        if .0.len() == 1 { "module" } else { "modules" }, .0.join(", ")
+    )]
+    Needs(Vec<String>),
+    #[error("the modules it needs go round in a circle ({}): one of them has to do without", .0.join(" → "))]
+    NeedsCircle(Vec<String>),
     #[error("it died of {signal} while it was being loaded: look for code that runs before `create`")]
     Died { signal: String },
     #[error("it ended the process (status {0}) while it was being loaded: a plugin must not call exit")]
@@ -94,6 +101,16 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// Whether it is about modules that are not served: that may change without the file.
+    pub(crate) fn is_about_needs(&self) -> bool {
+        matches!(self, Refusal::Needs(_) | Refusal::NeedsCircle(_))
+    }
+
+    /// Whether it is about owners and modes: they may be put right without a trace in the file.
+    pub(crate) fn is_about_owners(&self) -> bool {
+        matches!(self, Refusal::ForeignOwner { .. } | Refusal::WritableByOthers { .. })
+    }
+
     /// Whether it is about who may have written the file: then the very content may be good once that is put right.
     pub(crate) fn is_about_trust(&self) -> bool {
         use Refusal::{

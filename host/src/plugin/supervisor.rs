@@ -19,6 +19,7 @@ use super::{
     control::Action,
     generation::{Candidate, NotStarted, Running},
     lifecycle::{Life, Order, Verdict},
+    needs::{self, Wants},
     preflight::Refused,
     refusal::Refusal,
     settle::ContentHash,
@@ -71,6 +72,8 @@ struct Slot {
     first: bool,
     /// It was removed by order, and nobody waits for it to come back.
     removed: bool,
+    /// What it needs and would serve, while it is refused for that.
+    wants: Option<Wants>,
     /// Who wants to know when nothing is under way.
     waiting: Vec<oneshot::Sender<Option<FileStatus>>>,
 }
@@ -285,8 +288,8 @@ impl Task {
             self.next_place += 1;
             let (running, draining) = (None, BTreeSet::new());
             let (awaited, first) = (is_first_look, is_first_look);
-            let (removed, waiting) = (false, Vec::new());
-            let slot = Slot { life, place, running, draining, awaited, first, removed, waiting };
+            let (removed, wants, waiting) = (false, None, Vec::new());
+            let slot = Slot { life, place, running, draining, awaited, first, removed, wants, waiting };
             self.slots.insert(file, slot);
         }
         for file in forget {
@@ -348,10 +351,10 @@ impl Task {
         self.reconsider_untrusted();
     }
 
-    /// Owners and modes may have been put right without a trace in the file itself.
+    /// Owners and modes above a file may have been put right. To look is cheap: nothing is read before that is right.
     fn reconsider_untrusted(&mut self) {
         for slot in self.slots.values_mut() {
-            if slot.life.refusal().is_some_and(|refused| refused.refusal.is_about_trust()) {
+            if slot.life.refusal().is_some_and(|refused| refused.refusal.is_about_owners()) {
                 slot.life.reconsider();
             }
         }
@@ -374,6 +377,9 @@ impl Task {
         {
             log_refusal(file, refused, slot.running.is_some());
         }
+        if !matches!(verdict, Verdict::StillRefused(_)) {
+            slot.wants = None;
+        }
         slot.life.vetted(verdict);
         let Some(candidate) = candidate else { return };
         if slot.life.is_disabled() {
@@ -387,6 +393,10 @@ impl Task {
         {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, Refusal::from(taken).into());
+        }
+        if let Some(refusal) = self.unmet_needs(file, &candidate) {
+            remove_copy(&candidate.path);
+            return self.refuse(file, candidate.hash, refusal.into());
         }
         let (shared, file) = (self.shared.clone(), file.clone());
         self.steps.spawn(async move {
@@ -444,6 +454,40 @@ impl Task {
         if let Some(old) = old {
             self.end(file, old, "it was replaced before it answered");
             self.reconsider_rivals(file);
+        }
+        self.reconsider_needs();
+    }
+
+    /// Why a candidate has to wait, if modules that it needs are not served.
+    fn unmet_needs(&mut self, file: &Arc<str>, candidate: &Candidate) -> Option<Refusal> {
+        let roles = self.shared.config.roles.iter().map(|(role, _)| *role);
+        let wants = Wants::of(candidate.served(roles));
+        let missing = wants.missing(|role, id| self.shared.modules.find(role, id).is_some());
+        if missing.is_empty() {
+            return None;
+        }
+        self.slots.get_mut(file)?.wants = Some(wants);
+        let wants = self.slots.iter().filter_map(|(file, slot)| Some((file, slot.wants.as_ref()?))).collect();
+        let Some(needs::Circle { modules, files }) = needs::circle(file, &wants) else {
+            return Some(Refusal::Needs(missing));
+        };
+        // The others in it were refused before it was closed.
+        for file in files {
+            if let Some(slot) = self.slots.get_mut(&file)
+                && slot.life.refusal().is_some_and(|refused| matches!(refused.refusal, Refusal::Needs(_)))
+            {
+                slot.life.reconsider();
+            }
+        }
+        Some(Refusal::NeedsCircle(modules))
+    }
+
+    /// Who was refused for the lack of a module may have it now.
+    fn reconsider_needs(&mut self) {
+        for slot in self.slots.values_mut() {
+            if slot.life.refusal().is_some_and(|refused| refused.refusal.is_about_needs()) {
+                slot.life.reconsider();
+            }
         }
     }
 
@@ -574,8 +618,10 @@ impl Task {
                 drop(waiting.send(Some(file.clone())));
             }
         }
+        // What waits for another is not settled before the other is.
+        let others = self.slots.values().any(|slot| slot.awaited && !slot.life.is_settled());
         for slot in self.slots.values_mut().filter(|slot| slot.awaited) {
-            slot.awaited = !slot.life.is_settled();
+            slot.awaited = !slot.life.is_settled() || (others && slot.wants.is_some());
         }
         self.status.send_replace(files);
         if *self.settled.borrow() {

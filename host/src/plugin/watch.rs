@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,21 +30,14 @@ pub(crate) struct Fingerprint {
     inode: u64,
     modified: (i64, i64),
     changed: (i64, i64),
-    /// Of its signature, which may come later, or be replaced.
-    signature: Option<(u64, i64, i64)>,
+    /// Tells one signature from another: it may come later, or be replaced. 0 without one.
+    signature: u32,
 }
 
 impl Fingerprint {
     /// Of what cannot be looked at.
-    pub(super) const UNREADABLE: Fingerprint = Fingerprint {
-        is_file: false,
-        size: 0,
-        device: 0,
-        inode: 0,
-        modified: (0, 0),
-        changed: (0, 0),
-        signature: None,
-    };
+    pub(super) const UNREADABLE: Fingerprint =
+        Fingerprint { is_file: false, size: 0, device: 0, inode: 0, modified: (0, 0), changed: (0, 0), signature: 0 };
 
     /// Of a file of which nothing else is known.
     #[cfg(test)]
@@ -52,9 +47,8 @@ impl Fingerprint {
 
     /// Of the file that a path leads to (links are followed before), and of the signature beside it.
     pub(crate) fn of(path: &Path, metadata: &fs::Metadata) -> Fingerprint {
-        let signature = fs::metadata(signature_of(path)).ok();
         Fingerprint {
-            signature: signature.map(|signature| (signature.ino(), signature.ctime(), signature.ctime_nsec())),
+            signature: fs::metadata(signature_of(path)).map(|signature| mark(&signature)).unwrap_or_default(),
             is_file: metadata.is_file(),
             size: metadata.len(),
             device: metadata.dev(),
@@ -71,6 +65,13 @@ impl Fingerprint {
         let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
         now.duration_since(changed).unwrap_or_default()
     }
+}
+
+/// One of some billion numbers, by what changes when a file does.
+fn mark(metadata: &fs::Metadata) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    (metadata.ino(), metadata.ctime(), metadata.ctime_nsec()).hash(&mut hasher);
+    hasher.finish() as u32 | 1
 }
 
 /// Looks into the directory: names of candidates and what they look like. A link that leads nowhere counts as not being
