@@ -7,7 +7,6 @@ use muster_tests::{
     cli::{Finished, muster},
     daemon::{Daemon, Setup, plugin_file},
     deadline::{PROCESS, eventually},
-    operator::Operator,
     peer::Peer,
 };
 use serde_json::{Value, json};
@@ -95,10 +94,7 @@ async fn a_refused_file_is_exit_code_one_with_its_reason_and_the_old_one_serves_
     for name in ["../versioned", ".hidden", "a/b"] {
         let done = plugin(address, &["install", &fixture("versioned_v1"), "--name", name]).await;
         assert!(done.code == 1 && done.stderr.contains("is no name of a plugin"), "{name}: {done:?}");
-        let mut ask = Operator::identity();
-        ask["clientId"] = "observer".into();
-        ask["action"] = "remove".into();
-        ask["name"] = name.into();
+        let ask = json!({ "action": "remove", "name": name, "clientId": "observer", "username": "admin" });
         let answer = peer.request("__plugins__", ask).await;
         assert!(answer["error"].as_str().is_some_and(|error| error.contains("is no name of a plugin")), "{answer}");
     }
