@@ -43,6 +43,8 @@ pub(crate) struct App {
     settings: Mutex<Map<String, Value>>,
     directory: Mutex<Directory>,
     crons: Mutex<Vec<Value>>,
+    /// What the application tells of its connections.
+    connections: Mutex<Option<Value>>,
     values: Values,
     modules: Arc<Modules>,
     /// Cancelled to stop the daemon.
@@ -67,6 +69,7 @@ impl App {
             settings: Mutex::new(settings),
             directory: Mutex::default(),
             crons: Mutex::default(),
+            connections: Mutex::default(),
             values: Values::default(),
             modules,
             stop,
@@ -144,6 +147,11 @@ impl App {
                     stop.cancel();
                 });
             }
+            tell::AUDIT => {
+                let fields = String::from_utf8_lossy(body);
+                tracing::info!(target: "audit", %module, role = ?self.role, fields = %fields, "{a}");
+            }
+            tell::PUBLISH_CONNECTIONS => *self.connections.lock() = (!body.is_empty()).then(|| value(body)),
             _ => return -1,
         }
         1
@@ -164,6 +172,7 @@ impl App {
             query::DIRECTORY => text(&self.directory.lock().of_type(a)),
             query::MODULES => text(&json!(self.modules.list(self.role))),
             query::FLEET => text(&json!(self.fleet)),
+            query::CONNECTIONS => self.connections.lock().as_ref().map(text).unwrap_or_default(),
             query::CRONS => text(&json!(*self.crons.lock())),
             _ => Vec::new(),
         }

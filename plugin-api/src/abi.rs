@@ -158,7 +158,7 @@ pub mod ask {
     pub const REQUEST_ALL: u32 = 3;
     /// Done after `n` milliseconds.
     pub const SLEEP: u32 = 4;
-    /// The process that is watched: `{"pid", "rss", "heap_total", "heap_used", "uptime_s"}`.
+    /// The process that is watched: [`Figures`](crate::Figures).
     pub const FIGURES: u32 = 5;
     /// Start a server process from its info in `body`.
     pub const SPAWN: u32 = 6;
@@ -202,6 +202,10 @@ pub mod tell {
     pub const STOP: u32 = 17;
     /// Forget what is still waiting for an answer of server `a`'s module `b`.
     pub const FORGET: u32 = 18;
+    /// Write the line `a` with the fields in `body`, an object, where orders are recorded.
+    pub const AUDIT: u32 = 19;
+    /// Publish what the application tells of its connections: `body`.
+    pub const PUBLISH_CONNECTIONS: u32 = 20;
 }
 
 /// Reads of [`HostApi::query`].
@@ -224,4 +228,6 @@ pub mod query {
     pub const FLEET: u32 = 8;
     /// The crons that are known here, a list.
     pub const CRONS: u32 = 9;
+    /// What the application tells of its connections, empty if nothing was published.
+    pub const CONNECTIONS: u32 = 10;
 }

@@ -98,6 +98,18 @@ impl Agent {
         self.shared.host.log(self.instance, level as u32, RStr::from_str(&message), RStr::from_str(&fields));
     }
 
+    /// Writes a line where orders are recorded, with an object of fields. To be called before the effect, so that no
+    /// effect is without its line; never with a secret in it. False if the host keeps no such record: it is in the log,
+    /// then.
+    pub fn audit(&self, what: impl fmt::Display, fields: &Value) -> bool {
+        let what = what.to_string();
+        let recorded = self.tell(tell::AUDIT, &what, "", 0, &fields.into());
+        if !recorded {
+            self.log_with(Level::Info, what, fields);
+        }
+        recorded
+    }
+
     /// Waits. Counted on the monotonic clock.
     pub async fn sleep(&self, duration: Duration) {
         let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

@@ -30,6 +30,8 @@ pub struct Info {
 
 /// The process that is watched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+// A host of an earlier version leaves later fields out.
+#[serde(default)]
 pub struct Figures {
     /// Process id.
     pub pid: u32,
@@ -41,6 +43,14 @@ pub struct Figures {
     pub heap_used: u64,
     /// Seconds since the process was started.
     pub uptime_s: f64,
+    /// Size of the address space in bytes.
+    pub vsz: u64,
+    /// Seconds of processor time in the program itself since the start, [`cpu_guest_s`](Figures::cpu_guest_s) included.
+    pub cpu_user_s: f64,
+    /// Seconds of processor time in the kernel since the start.
+    pub cpu_system_s: f64,
+    /// Seconds of processor time that a virtual machine in the process had since the start.
+    pub cpu_guest_s: f64,
 }
 
 impl App {
@@ -146,6 +156,17 @@ impl App {
     /// Turns away these addresses; everybody here gets an event.
     pub fn blacklist(&self, addresses: impl Into<Body>) {
         self.0.tell(tell::BLACKLIST, "", "", 0, &addresses.into());
+    }
+
+    /// What the application tells of its connections: `{"totalConnCount", "loginedCount", "loginedList"}` and what else
+    /// it likes. Absent if nothing was published.
+    pub fn connections(&self) -> Body {
+        self.0.query(query::CONNECTIONS, "", "")
+    }
+
+    /// Publishes what [`App::connections`] reads: for modules that know the application. Absent takes it back.
+    pub fn publish_connections(&self, statistics: impl Into<Body>) {
+        self.0.tell(tell::PUBLISH_CONNECTIONS, "", "", 0, &statistics.into());
     }
 
     /// Starts a server process from its info.

@@ -19,4 +19,7 @@ mod plugin_commands;
 mod plugin_trust;
 mod reload;
 mod requests;
+mod scripts_and_logs;
 mod signals;
+mod system_modules;
+mod watch_server;

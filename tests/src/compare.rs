@@ -22,7 +22,23 @@ pub enum Sender {
 
 /// Fields whose value belongs to the process that sends them. A counter that started earlier or later than in
 /// the recording (`seq`) is among them, since the timers of two processes are not in step.
-const OF_THE_PROCESS: [&str; 9] = ["pid", "time", "rss", "heapTotal", "heapUsed", "uptime", "seq", "password", "md5"];
+const OF_THE_PROCESS: [&str; 15] = [
+    "pid",
+    "time",
+    "rss",
+    "heapTotal",
+    "heapUsed",
+    "uptime",
+    "seq",
+    "password",
+    "md5",
+    "cpuAvg",
+    "memAvg",
+    "vsz",
+    "usr",
+    "sys",
+    "gue",
+];
 
 /// In what a deviation expects: any text that is not empty.
 pub const ANY_TEXT: &str = "<any text>";

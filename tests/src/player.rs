@@ -90,6 +90,11 @@ impl Player {
         self.peers.get_mut(&conn).unwrap_or_else(|| panic!("connection {conn} is not open"))
     }
 
+    /// Takes over a peer that the test has connected itself, under its number in the recording.
+    pub fn adopt(&mut self, conn: u32, peer: Peer) {
+        assert!(self.peers.insert(conn, peer).is_none(), "connection {conn} is open already");
+    }
+
     /// Breaks a connection.
     pub fn cut(&mut self, conn: u32) {
         assert!(self.peers.remove(&conn).is_some(), "connection {conn} is not open");

@@ -15,13 +15,18 @@ pub(crate) fn of(pid: u32) -> ProcResult<Figures> {
     let process = Process::new(i32::try_from(pid).unwrap_or(i32::MAX))?;
     let stat = process.stat()?;
     let status = process.status()?;
-    let started_s = stat.starttime as f64 / procfs::ticks_per_second() as f64;
+    let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
+    let started_s = seconds(stat.starttime);
     Ok(Figures {
         pid,
         rss: stat.rss_bytes().get(),
         heap_total: status.vmdata.unwrap_or(0) * KIB,
         heap_used: status.rssanon.unwrap_or(0) * KIB,
         uptime_s: (Uptime::current()?.uptime - started_s).max(0.0),
+        vsz: stat.vsize,
+        cpu_user_s: seconds(stat.utime),
+        cpu_system_s: seconds(stat.stime),
+        cpu_guest_s: seconds(stat.guest_time.unwrap_or(0)),
     })
 }
 
@@ -34,6 +39,8 @@ mod tests {
         let figures = of(std::process::id()).unwrap();
         assert!(figures.rss > 0 && figures.heap_total >= figures.heap_used, "{figures:?}");
         assert!(figures.uptime_s < 3600.0 * 24.0, "{figures:?}");
+        assert!(figures.vsz >= figures.rss, "{figures:?}");
+        assert!(figures.cpu_guest_s <= figures.cpu_user_s, "{figures:?}");
     }
 
     #[test]

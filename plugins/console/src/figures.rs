@@ -55,8 +55,14 @@ mod tests {
 
     #[test]
     fn a_row_is_what_real_peers_send() {
-        let figures =
-            Figures { pid: 18887, rss: 76_776_735, heap_total: 31_006_393, heap_used: 14_155_776, uptime_s: 4.2 };
+        let figures = Figures {
+            pid: 18887,
+            rss: 76_776_735,
+            heap_total: 31_006_393,
+            heap_used: 14_155_776,
+            uptime_s: 4.2,
+            ..Figures::default()
+        };
         assert_eq!(
             Body::of(&Listed::new("chat-server-1", "chat", &figures)).unwrap().as_str(),
             concat!(

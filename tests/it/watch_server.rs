@@ -1,0 +1,276 @@
+//! watchServer: the recordings on both sides, and pomelo-cli on a terminal.
+
+use std::net::SocketAddr;
+
+use muster_tests::{
+    cli::call,
+    compare::ANY_TEXT,
+    config::token_for,
+    daemon::{Daemon, Setup},
+    deadline::{ANSWER, eventually},
+    node::Node,
+    packet::Packet,
+    peer::Peer,
+    player::Player,
+    pty::PomeloCli,
+    stage::Stage,
+    transcript::{Direction, Event, Transcript},
+};
+use serde_json::{Value, json};
+
+const PASSED_ON: &str = "Q22: the original swallows a monitor's error, ours passes it on";
+const ANSWERED: &str = "Q26: the original leaves an unknown comd unanswered";
+
+/// A hand-made server with the info that the recordings have.
+pub(crate) async fn server(master: SocketAddr, id: &str, server_type: &str, more: Value) -> Peer {
+    let mut peer = Peer::connect(id, master).await;
+    let mut info = json!({"id": id, "serverType": server_type, "host": "127.0.0.1"});
+    for (key, value) in more.as_object().expect("info is an object") {
+        info[key] = value.clone();
+    }
+    let token = token_for(server_type);
+    let register =
+        json!({"id": id, "type": "monitor", "serverType": server_type, "pid": 1, "info": info, "token": token});
+    peer.publish("register", &register.to_string()).await;
+    assert_eq!(peer.expect_json("register").await, json!({"code": 1, "msg": "ok"}), "{id}: registering");
+    peer
+}
+
+/// The three servers and the client of the recordings, with their numbers there, on a master whose own monitor is there.
+pub(crate) async fn recorded_peers(master: &Daemon) -> Player {
+    let address = master.address();
+    let mut admin = Peer::admin(address, "admin-client").await;
+    own_monitor_registered(&mut admin).await;
+    let mut player = Player::new(address);
+    player.adopt(5, server(address, "chat-server-1", "chat", json!({"port": 6050})).await);
+    let connector = json!({"port": 4050, "frontend": "true"});
+    player.adopt(6, server(address, "connector-server-1", "connector", connector).await);
+    player.adopt(7, server(address, "gate-server-1", "gate", json!({"frontend": "true"})).await);
+    player.adopt(8, admin);
+    player
+}
+
+async fn own_monitor_registered(admin: &mut Peer) {
+    let admin = tokio::sync::Mutex::new(admin);
+    eventually("the master's own monitor is there", ANSWER, async || {
+        let listed = admin.lock().await.request("__console__", json!({"signal": "list"})).await;
+        listed["body"]["msg"].get("master-server-1").cloned()
+    })
+    .await;
+}
+
+fn refused(message: &mut Value, error: Value) {
+    message["error"] = error;
+    message.as_object_mut().expect("a response is an object").remove("body");
+}
+
+#[tokio::test]
+async fn every_comd_of_the_recording_is_answered_as_recorded() {
+    let master = Setup::master().plugins(&["watch_server", "console"]).set("modules.watchServer.run", "true");
+    let master = master.start().await;
+    let port = master.address().port();
+    let unknown = json!({"message": "unknown server id:nobody-1", "stack": ANY_TEXT});
+    let bogus = json!({"respId": 48, "error": "unknown comd:bogus"});
+    let bogus = Packet::publish("client", Value::from(bogus.to_string()).to_string());
+    let transcript = Transcript::load("watch-server");
+    let bogus_asked =
+        transcript.lines().iter().find(|line| line.message()["reqId"] == 48).expect("it was asked").number;
+    let transcript = transcript
+        .then(bogus_asked, Event::Packet(bogus), ANSWERED)
+        .without_all("the modules of another application", |line| {
+            line.conn == 8 && (line.message()["reqId"] == 22 || line.message()["respId"] == 22)
+        })
+        .adjusted(Direction::ToPeer, PASSED_ON, |message| match message["respId"].as_u64() {
+            Some(28) => refused(message, json!("no handler loaded")),
+            Some(49 | 50) => refused(message, unknown.clone()),
+            _ => {}
+        })
+        .adjusted(Direction::ToPeer, "the master's port is another in each run", |message| {
+            for place in ["/body/msg/master-server-1/port", "/body/masterInfo/port"] {
+                if let Some(value) = message.pointer_mut(place) {
+                    *value = json!(port);
+                }
+            }
+        });
+    let mut player = recorded_peers(&master).await;
+    player.play(&transcript).await;
+
+    let modules = player.peer(8).request("watchServer", json!({"comd": "modules", "context": "all"})).await;
+    let mut modules: Vec<String> = serde_json::from_value(modules["body"]["msg"].clone()).expect("a list of ids");
+    modules.sort();
+    assert_eq!(modules, ["__console__", "watchServer"]);
+    player.finish().await;
+    master.shutdown().await;
+}
+
+/// Plays the master to our monitor, from its registration on.
+async fn registered(setup: Setup, stage: &mut Stage, conn: u32) -> Daemon {
+    let hello = async {
+        stage.accept(conn).await;
+        let peer = stage.peer(conn);
+        assert!(matches!(peer.next().await, Some(Packet::Connect(_))), "CONNECT comes first");
+        peer.send(&Packet::Connack).await;
+        peer.expect_json("register").await;
+        peer.publish("register", r#"{"code":1,"msg":"ok"}"#).await;
+    };
+    let (monitor, ()) = tokio::join!(setup.start(), hello);
+    monitor
+}
+
+#[tokio::test]
+async fn our_monitor_answers_watch_server_as_the_original() {
+    let mut stage = Stage::listen().await;
+    let setup = Setup::monitor(stage.address(), "chat-server-1", "chat").plugins(&["watch_server"]);
+    let setup = setup.info("host", "127.0.0.1").info("port", "6050").set("modules.watchServer.run", "true");
+    let monitor = registered(setup.set("app.settings.name", "interop"), &mut stage, 5).await;
+    let other = "the components, handlers and settings of another application";
+    let transcript = Transcript::load("watch-server").only(&[5]);
+    let transcript = transcript.adjusted(Direction::ToMaster, other, |message| match message["respId"].as_u64() {
+        // By mistake the original's usr is the pid.
+        Some(62) => message["body"]["body"]["usr"] = json!("0.01"),
+        Some(64 | 66) => message["body"] = json!({}),
+        Some(65) => {
+            message["error"] = Value::Null;
+            message["body"] = json!({});
+        }
+        Some(67) => message["body"] = json!({"env": "development", "name": "interop"}),
+        Some(71) => message["body"] = Value::Null,
+        Some(79) => message["body"] = json!(ANY_TEXT),
+        _ => {}
+    });
+    stage.play(&transcript).await;
+    // No application publishes its connections, and this is no frontend server.
+    for (id, comd) in [(900, "connections"), (901, "bogus")] {
+        let ask = json!({"reqId": id, "moduleId": "watchServer", "body": {"comd": comd, "context": "chat-server-1"}});
+        stage.peer(5).publish("monitor", &json!(ask.to_string()).to_string()).await;
+    }
+    let none = json!({"respId": 900, "error": {"serverId": "chat-server-1", "body": "error"}});
+    assert_eq!(stage.peer(5).expect_monitor_message().await, none);
+    assert_eq!(stage.peer(5).expect_monitor_message().await, json!({"respId": 901, "error": "unknown comd:bogus"}));
+    monitor.shutdown().await;
+}
+
+#[tokio::test]
+async fn our_frontend_monitor_tells_that_nobody_is_connected() {
+    let mut stage = Stage::listen().await;
+    let setup = Setup::monitor(stage.address(), "connector-server-1", "connector").plugins(&["watch_server"]);
+    let setup = setup.info("host", "127.0.0.1").info("port", "4050").info("frontend", "true");
+    let setup = setup.set("app.settings.connectorConfig", r#"{"heartbeat":3}"#);
+    let monitor = registered(setup, &mut stage, 6).await;
+    stage.play(&Transcript::load("watch-server").only(&[6])).await;
+    monitor.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_changes_a_server_needs_level_one_and_reading_the_own_identity() {
+    let master = Setup::master().plugins(&["watch_server"]).start().await;
+    let mut chat = server(master.address(), "chat-server-1", "chat", json!({"port": 1})).await;
+    let mut monitor = Peer::client(master.address(), "client-2", "monitor").await;
+    let with = |comd: &str, client: &str| {
+        let param = json!({"key": "k", "value": "v"});
+        json!({"comd": comd, "context": "chat-server-1", "param": param, "clientId": client, "username": "monitor"})
+    };
+    for comd in ["set", "enable", "disable", "run", "cpu", "memory"] {
+        let answer = monitor.request("watchServer", with(comd, "client-2")).await;
+        assert_eq!(answer["error"]["message"], "Command permission denied", "{comd}");
+    }
+    for comd in ["servers", "connections", "modules", "status", "config", "proxy", "settings", "get", "set"] {
+        let answer = monitor.request("watchServer", with(comd, "somebody-else")).await;
+        assert_eq!(answer["error"]["message"], "Client info error", "{comd}");
+    }
+    chat.expect_silence().await;
+    let id = monitor.send_request("watchServer", with("get", "client-2")).await;
+    let asked = chat.expect_monitor_message().await;
+    assert_eq!(asked["body"]["comd"], "get", "reading is open to level 2");
+    let response = json!({"respId": asked["reqId"], "body": "x"});
+    chat.publish("monitor", &json!(response.to_string()).to_string()).await;
+    assert_eq!(monitor.response(id).await["body"], "x");
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn no_servers_are_an_empty_map_and_run_is_off() {
+    let master = Setup::master().plugins(&["watch_server"]).start().await;
+    let mut admin = Peer::admin(master.address(), "client-1").await;
+    let mut ask = async |comd: &str, context: &str| {
+        let body = json!({"comd": comd, "context": context, "param": "1", "clientId": "client-1", "username": "admin"});
+        admin.request("watchServer", body).await
+    };
+    assert_eq!(ask("connections", "all").await["body"], json!({"msg": {}}));
+    assert_eq!(ask("connections", "nobody").await["error"], "the server nobody not exist");
+    let off = "run is switched off on this master; modules.watchServer.run = true switches it on";
+    assert_eq!(ask("run", "master-server-1").await["error"], off);
+    master.shutdown().await;
+}
+
+// === pomelo-cli ===
+
+async fn two_monitors(master: SocketAddr) -> (Daemon, Daemon) {
+    let setup = |id: &str, server_type: &str| {
+        let setup = Setup::monitor(master, id, server_type).plugins(&["watch_server", "console", "scripts"]);
+        setup.info("host", "127.0.0.1").info("port", "4050").set("modules.watchServer.run", "true")
+    };
+    let connector = setup("connector-server-1", "connector").info("frontend", "true");
+    let connector = connector.set("app.settings.connectorConfig", r#"{"heartbeat":3}"#).start().await;
+    let chat = setup("chat-server-1", "chat").set("app.settings.name", "interop").start().await;
+    for monitor in [&connector, &chat] {
+        monitor.wait_log("registered with the master").await;
+    }
+    (connector, chat)
+}
+
+/// What a person types, and what must appear.
+async fn types_all_of_it(cli: &mut PomeloCli) {
+    let rows = cli.run("show servers", None, "all>").await;
+    for word in ["serverId", "heapUsed", "connector-server-1", "chat-server-1", "master-server-1"] {
+        assert!(rows.contains(word), "{word} is missing in {rows}");
+    }
+    cli.run("show modules", None, "watchServer").await;
+    cli.run("show connections", None, "connector-server-1").await;
+    cli.run("use nobody-1", None, "not in pomelo clusters").await;
+    cli.run("use connector-server-1", None, "switch to server: connector-server-1").await;
+    cli.run("show status", None, "cpuAvg").await;
+    cli.run("show config connector", None, "heartbeat").await;
+    cli.run("show config master", None, "no config to master in app.js").await;
+    cli.run("show logins", None, "no user logined in this connector").await;
+    cli.run("use chat-server-1", None, "switch to server: chat-server-1").await;
+    cli.run("show settings", None, "interop").await;
+    cli.run("show components", None, "chat-server-1>").await;
+    cli.run("show proxy", None, "chat-server-1>").await;
+    cli.run("get name", None, "interop").await;
+    cli.run("set kk vv", None, "set kk:vv ok").await;
+    cli.run("get kk", None, "vv").await;
+    cli.run("enable app foo", None, "enable foo ok").await;
+    cli.run("get foo", None, "true").await;
+    cli.run("disable app foo", None, "disable foo ok").await;
+    cli.run("show connections", None, "should be applied to frontend server").await;
+    cli.run("dump cpu /nowhere/x 1", None, "cpu dump is unused in 1.0 of pomelo").await;
+}
+
+#[tokio::test]
+async fn pomelo_cli_shows_and_changes_our_servers_through_our_master() {
+    let master = Setup::master().plugins(&["watch_server", "console"]).set("modules.watchServer.run", "true");
+    let master = master.start().await;
+    let (connector, chat) = two_monitors(master.address()).await;
+    own_monitor_registered(&mut Peer::admin(master.address(), "client-1").await).await;
+    let mut cli = PomeloCli::start(master.address(), "admin", "all").await;
+    types_all_of_it(&mut cli).await;
+    cli.run("run 40+2", None, "42").await;
+    let set = json!({"comd": "get", "context": "chat-server-1", "param": "kk"});
+    assert_eq!(call(master.address(), "admin", "watchServer", &set).await.json()["body"], "vv");
+    for daemon in [chat, connector, master] {
+        daemon.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn pomelo_cli_shows_and_changes_our_servers_through_an_original_master() {
+    let (_master, address) = Node::pomelo_master().await;
+    let (connector, chat) = two_monitors(address).await;
+    let mut cli = PomeloCli::start(address, "admin", "all").await;
+    types_all_of_it(&mut cli).await;
+    cli.run("run app.serverId", None, "'chat-server-1'").await;
+    for daemon in [chat, connector] {
+        daemon.shutdown().await;
+    }
+}
