@@ -57,7 +57,7 @@ async fn plugin(peer: &mut Peer, name: &str) -> Value {
 /// Waits for something about a plugin, and returns it.
 async fn until<T>(peer: &mut Peer, what: &str, name: &str, look: impl Fn(&Value) -> Option<T>) -> T {
     let peer = tokio::sync::Mutex::new(peer);
-    eventually(what, PROCESS, async || look(&plugin(&mut *peer.lock().await, name).await)).await
+    eventually(what, PROCESS, async || look(&plugin(*peer.lock().await, name).await)).await
 }
 
 async fn until_refused(peer: &mut Peer, name: &str, words: &str) -> String {
