@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 use self::{
     ask::Output,
     call::CallArgs,
-    daemons::{DemoArgs, MasterArgs, MonitorArgs, PreflightArgs},
+    daemons::{DemoArgs, MasterArgs, MonitorArgs, PreflightArgs, WorkerArgs},
     error::CliError,
     module::ModuleCommand,
     plugin::PluginCommand,
@@ -66,6 +66,9 @@ enum Command {
     /// Vet a plugin file; for the daemons' own use
     #[command(hide = true)]
     Preflight(PreflightArgs),
+    /// Run a plugin for a daemon; for the daemons' own use
+    #[command(hide = true)]
+    Worker(WorkerArgs),
 }
 
 /// Does what the command line says.
@@ -75,6 +78,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Monitor(args) => report(args.run(), Output::Table),
         Command::Demo(args) => report(args.run(), Output::Table),
         Command::Preflight(args) => args.run(),
+        Command::Worker(args) => args.run(),
         Command::Server(ServerCommand::List(asking)) => {
             let output = asking.output;
             report(ask::block_on(server::list(asking)), output)
@@ -133,12 +137,12 @@ mod tests {
     }
 
     #[test]
-    fn help_lists_the_exit_codes_and_hides_preflight() {
+    fn help_lists_the_exit_codes_and_hides_what_is_for_daemons() {
         let help = Cli::command().render_long_help().to_string();
         for code in ["0  ok", "1  failed", "2  wrong usage", "4  the master refused", "5  no master", "6  no answer"] {
             assert!(help.contains(code), "{code} is not in\n{help}");
         }
-        assert!(!help.contains("preflight"));
+        assert!(!help.contains("preflight") && !help.contains("worker"));
     }
 
     #[test]
@@ -184,7 +188,9 @@ mod tests {
             "muster plugin remove echo",
             "muster call m",
             "muster call command:enable:timeReport {} --master h:1 --user u --password -p -o json",
+            "muster plugin unquarantine p --user u -o json",
             "muster preflight file.so",
+            "muster worker --memory=1 --cpu-seconds=2 --files=3 file.so",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split_whitespace()) {
                 panic!("{line}: {error}");

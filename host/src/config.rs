@@ -183,8 +183,38 @@ pub struct PluginsConfig {
     pub sha256: Option<Vec<String>>,
     /// Whether a signed plugin may be replaced by an older version of it.
     pub allow_downgrade: bool,
+    /// Ended calls that a new generation needs before its errors and times are judged.
+    pub rollback_calls: usize,
+    /// Panics with which a new generation goes.
+    pub rollback_panics: usize,
+    /// Percent of calls that may fail beyond the old rate.
+    pub rollback_errors: usize,
+    /// How many times slower than before calls may be.
+    pub rollback_slower: usize,
+    /// Generations of one file that may stay mapped before it is not loaded again.
+    pub still_mapped_cap: usize,
+    /// A handler that keeps its thread for longer is reported.
+    pub slow: Duration,
     /// Options of plugin files, by their name without `.so`.
     pub options: BTreeMap<String, Options>,
+    /// Where plugins run, by their name without `.so`; those that are not named on a thread.
+    pub isolation: BTreeMap<String, IsolationConfig>,
+}
+
+/// `isolation` and `limits` of a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IsolationConfig {
+    /// In the daemon, on a thread of its own.
+    Thread,
+    /// In a process of its own, which may use so much; `None` for as much as the daemon.
+    Process {
+        /// Bytes of memory.
+        memory: Option<u64>,
+        /// Seconds of processor time, over the whole life of a process.
+        cpu_seconds: Option<u64>,
+        /// Open files.
+        files: Option<u64>,
+    },
 }
 
 /// Who must have signed a plugin.
@@ -406,7 +436,11 @@ fn requests_section(mut section: Section<'_>) -> RequestsConfig {
 
 fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
     // Any table is a plugin's, also of a plugin that is called like a setting.
-    let options = section.named();
+    let (mut options, mut isolation) = (BTreeMap::new(), BTreeMap::new());
+    for (name, mut plugin) in section.named_sections() {
+        isolation.insert(name.clone(), isolation_of(&mut plugin));
+        options.insert(name, plugin.rest());
+    }
     let signature = section.one_of("signature", [("off", SignaturePolicy::Off), ("require", SignaturePolicy::Require)]);
     if signature == SignaturePolicy::Require {
         section.require("public_keys", "public_keys = [\"RW…\"]: without a key nothing could be loaded");
@@ -427,10 +461,27 @@ fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
             .unwrap_or_default(),
         sha256: section.list("sha256", "a list of SHA-256 hashes of 64 hexadecimal digits each", is_hash),
         allow_downgrade: section.switch("allow_downgrade", defaults::ALLOW_DOWNGRADE),
+        rollback_calls: section.count("rollback_calls", defaults::ROLLBACK_CALLS),
+        rollback_panics: section.count("rollback_panics", defaults::ROLLBACK_PANICS),
+        rollback_errors: section.count("rollback_errors", defaults::ROLLBACK_ERRORS),
+        rollback_slower: section.count("rollback_slower", defaults::ROLLBACK_SLOWER),
+        still_mapped_cap: section.count("still_mapped_cap", defaults::STILL_MAPPED_CAP),
+        slow: section.positive_duration("slow", defaults::SLOW),
         options,
+        isolation,
     };
     section.finish();
     plugins
+}
+
+/// What one plugin says of where it runs; the rest are its options.
+fn isolation_of(plugin: &mut Section<'_>) -> IsolationConfig {
+    let process = plugin.one_of("isolation", [("thread", false), ("process", true)]);
+    let mut limits = plugin.section("limits");
+    let (memory, cpu_seconds, files) =
+        (limits.size_limit("memory"), limits.limit("cpu_seconds"), limits.limit("files"));
+    limits.finish();
+    if process { IsolationConfig::Process { memory, cpu_seconds, files } } else { IsolationConfig::Thread }
 }
 
 fn app_section(mut section: Section<'_>) -> Map<String, Value> {

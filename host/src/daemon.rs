@@ -28,15 +28,16 @@ use tracing::{error, info, warn};
 use crate::{
     app::{App, Identity},
     auth::Auth,
-    config::{DaemonConfig, Faults, MasterConfig, MonitorConfig, PluginsConfig, SignaturePolicy},
+    config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig, PluginsConfig, SignaturePolicy},
     master::{Master, MasterServices},
     modules::{Modules, services::Services},
     monitor::{Monitor, MonitorServices},
     net::{self, AddressLimits, Net},
     peers::{Peers, Remembering},
-    plugin::{self, ContentHash, Supervisor, preflight::Checker, trust::Trust},
+    plugin::{self, ContentHash, Supervisor, preflight::Checker, quarantine::Quarantine, trust::Trust},
     session::Limits,
     store::{Kept, Store, StoreError},
+    worker,
 };
 
 /// How often overdue requests to servers are looked for.
@@ -125,7 +126,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     // Bound first, so that a busy port is known at once; but nobody is let in before all plugins are ready.
     let listener = bind(&config.listen.to_string()).await?;
     let store = Arc::new(Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?);
-    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline));
+    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
     modules.start_disabled(Role::Master, &store.names(Kept::DisabledModule));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
 
@@ -281,7 +282,7 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let daemon = &config.daemon;
-    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline));
+    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
     let identity = Identity {
         id: config.id.as_str().to_owned(),
@@ -341,6 +342,10 @@ fn supervise(
         let changeable = changeable.clone();
         move |file: &str, module: &str| changeable.options(file, module)
     };
+    let isolation = {
+        let changeable = changeable.clone();
+        move |file: &str| changeable.isolation(file)
+    };
     let settings = &daemon.plugins;
     let config = plugin::Config {
         directory: settings.dir.clone(),
@@ -350,8 +355,19 @@ fn supervise(
         settle: settings.settle,
         gone: settings.gone_after,
         drain: settings.drain,
+        probation: settings.probation,
+        rollback: plugin::probation::Limits {
+            calls: settings.rollback_calls,
+            panics: settings.rollback_panics,
+            errors: settings.rollback_errors,
+            slower: settings.rollback_slower,
+        },
+        still_mapped_cap: settings.still_mapped_cap,
         roles,
         options: Arc::new(options),
+        isolation: Arc::new(isolation),
+        turn: daemon.requests.deadline,
+        quarantine: Quarantine::open(daemon.state_dir.as_deref()),
         ..plugin::Config::new(stage.clone())
     };
     Supervisor::start(config, modules.clone()).map_err(|source| DaemonError::Stage { path: stage, source })
@@ -372,6 +388,16 @@ fn trust(settings: &PluginsConfig, store: Arc<Store>) -> Trust {
 }
 
 impl Changeable {
+    /// The limits of a plugin's worker, if it is to have one.
+    fn isolation(&self, file: &str) -> Option<worker::Limits> {
+        match self.modules.load().plugins.isolation.get(file)? {
+            IsolationConfig::Thread => None,
+            IsolationConfig::Process { memory, cpu_seconds, files } => {
+                Some(worker::Limits { memory: *memory, cpu_seconds: *cpu_seconds, files: *files })
+            }
+        }
+    }
+
     /// The options of a module: those of its file, overlaid by its own.
     fn options(&self, file: &str, module: &str) -> Value {
         let config = self.modules.load();

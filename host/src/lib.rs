@@ -20,3 +20,4 @@ mod session;
 mod store;
 mod values;
 mod wire;
+mod worker;

@@ -20,19 +20,27 @@ use tokio::sync::Notify;
 use crate::ids::ModuleId;
 
 pub(crate) mod actor;
+mod breaker;
 pub(crate) mod call;
 pub(crate) mod calls;
 pub(crate) mod deliver;
+pub(crate) mod host;
+pub(crate) mod latency;
 pub(crate) mod mailbox;
+pub(crate) mod presence;
 pub(crate) mod schedule;
 pub(crate) mod services;
 
 use call::Call;
-use calls::{Calls, Tick};
+use calls::Tick;
 use mailbox::{Mailbox, Refused};
+use presence::SLOW;
 
 /// How often overdue calls are looked for: a deadline is kept to a quarter of a second.
 const SWEEP: Duration = Duration::from_millis(250);
+
+/// How often slow handlers of one generation are told of, at most.
+const TELL_SLOW: Duration = Duration::from_secs(10);
 
 /// The registry. One for all roles of a daemon.
 #[derive(Debug)]
@@ -43,8 +51,12 @@ pub(crate) struct Modules {
     reserved: &'static [&'static str],
     /// How long a request may take if its module does not say.
     deadline: Duration,
+    /// Handlers that take longer are reported.
+    slow: Duration,
     /// What ticks has changed.
     rescheduled: Notify,
+    /// A module hangs, or does no more.
+    upset: Notify,
 }
 
 /// One id in one role, as it is served now.
@@ -68,6 +80,8 @@ pub(crate) enum Rejected {
     Unknown(Call),
     /// The module is disabled.
     Disabled(Call),
+    /// Its library is in no state to take calls: what completes "module X ".
+    Unfit(Call, String),
     /// The mailbox has no room; [`Modules::space`] tells when it is worth while to route again.
     Full(Call),
 }
@@ -111,7 +125,15 @@ struct Served {
 struct Ledger {
     enabled: HashMap<(Role, ModuleId), Arc<AtomicBool>>,
     greetings: HashMap<Role, Bytes>,
-    calls: Vec<Weak<Calls>>,
+    watched: Vec<Watched>,
+}
+
+/// A generation that is looked at every now and then.
+#[derive(Debug, Clone)]
+struct Watched {
+    mailbox: Weak<Mailbox>,
+    /// When its slow handlers were told of.
+    told_slow: Option<Instant>,
 }
 
 // === impl Modules ===
@@ -120,7 +142,20 @@ impl Modules {
     /// An empty registry, in which no plugin may take a `reserved` id, and a request to a module that does not say
     /// otherwise may take as long as `deadline`.
     pub(crate) fn new(reserved: &'static [&'static str], deadline: Duration) -> Modules {
-        Modules { routes: ArcSwap::default(), ledger: Mutex::default(), reserved, deadline, rescheduled: Notify::new() }
+        Modules {
+            routes: ArcSwap::default(),
+            ledger: Mutex::default(),
+            reserved,
+            deadline,
+            slow: SLOW,
+            rescheduled: Notify::new(),
+            upset: Notify::new(),
+        }
+    }
+
+    /// Reports handlers that take longer than this.
+    pub(crate) fn with_slow(self, slow: Duration) -> Modules {
+        Modules { slow, ..self }
     }
 
     /// Hands a message to the module `id`.
@@ -128,22 +163,24 @@ impl Modules {
     /// # Errors
     /// The call comes back, with whoever waits for it.
     pub(crate) fn route(&self, role: Role, id: &str, mut call: Call) -> Result<(), Rejected> {
-        let mut closed: Option<Arc<Mailbox>> = None;
+        let mut closed: Option<Arc<Routes>> = None;
         loop {
-            let Some(route) = self.find(role, id) else { return Err(Rejected::Unknown(call)) };
+            let routes = self.routes.load();
+            let Some(route) = routes.of(role).get(id) else { return Err(Rejected::Unknown(call)) };
             if !route.is_enabled() {
                 return Err(Rejected::Disabled(call));
             }
             match route.mailbox.post(route.instance, call) {
                 Ok(()) => return Ok(()),
                 Err(Refused::Full(back)) => return Err(Rejected::Full(back)),
+                Err(Refused::Unfit(back, why)) => return Err(Rejected::Unfit(back, why)),
                 Err(Refused::Closed(back)) => {
                     // A generation is taken from the table before its mailbox closes, so the table has changed since
                     // it was read. If it has not, the daemon is shutting down.
-                    if closed.as_ref().is_some_and(|closed| Arc::ptr_eq(closed, &route.mailbox)) {
+                    if closed.as_ref().is_some_and(|closed| Arc::ptr_eq(closed, &routes)) {
                         return Err(Rejected::Unknown(back));
                     }
-                    closed = Some(route.mailbox.clone());
+                    closed = Some(routes.clone());
                     call = back;
                 }
             }
@@ -163,6 +200,11 @@ impl Modules {
         if let Some(route) = self.find(role, id) {
             route.mailbox.space().await;
         }
+    }
+
+    /// For how long the module's library has been in one handler.
+    pub(crate) fn in_handler_for(&self, role: Role, id: &str) -> Option<Duration> {
+        self.find(role, id)?.mailbox.presence().in_step_for()
     }
 
     /// When a request to the module that begins now has to be over.
@@ -245,7 +287,7 @@ impl Modules {
                 route.mailbox.event(route.instance, greeting.clone());
             }
         }
-        ledger.calls.retain(|calls| calls.strong_count() > 0);
+        ledger.watched.retain(|watched| watched.mailbox.strong_count() > 0);
         drop(ledger);
         self.rescheduled.notify_one();
         Ok(())
@@ -288,12 +330,20 @@ impl Modules {
         self.rescheduled.notify_one();
     }
 
-    /// Watches the deadlines of these calls from now on, for as long as they exist.
-    pub(crate) fn watch_deadlines(&self, calls: &Arc<Calls>) {
-        self.ledger().calls.push(Arc::downgrade(calls));
+    /// Watches a generation from now on, for as long as it exists: its calls' deadlines, and whether its handlers
+    /// return.
+    pub(crate) fn watch(&self, mailbox: &Arc<Mailbox>) {
+        mailbox.presence().set_slow(self.slow);
+        self.ledger().watched.push(Watched { mailbox: Arc::downgrade(mailbox), told_slow: None });
     }
 
-    /// Ends calls at their deadlines, for ever. On a thread that no plugin can stop.
+    /// Waits until a module hangs, or one that hung does no more.
+    pub(crate) async fn upset(&self) {
+        self.upset.notified().await;
+    }
+
+    /// Ends calls at their deadlines and finds handlers that do not return, for ever. On a thread that no plugin can
+    /// stop.
     pub(crate) async fn sweep(&self) {
         let mut beat = tokio::time::interval(SWEEP);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -301,9 +351,29 @@ impl Modules {
             beat.tick().await;
             let now = Instant::now();
             crate::batch::rescue(now);
-            let tables = self.ledger().calls.clone();
-            for calls in tables.iter().filter_map(Weak::upgrade) {
-                calls.expire(now);
+            let watched = self.ledger().watched.clone();
+            for mailbox in watched.iter().filter_map(|watched| watched.mailbox.upgrade()) {
+                mailbox.calls().expire(now);
+                if mailbox.look_for_hang(self.deadline) {
+                    self.upset.notify_one();
+                }
+            }
+            self.tell_slow(now);
+        }
+    }
+
+    /// Tells of handlers that took long, of each generation every now and then.
+    fn tell_slow(&self, now: Instant) {
+        for watched in &mut self.ledger().watched {
+            if watched.told_slow.is_some_and(|told| now.saturating_duration_since(told) < TELL_SLOW) {
+                continue;
+            }
+            let Some(mailbox) = watched.mailbox.upgrade() else { continue };
+            if let Some(slow) = mailbox.presence().take_slow() {
+                watched.told_slow = Some(now);
+                let handler = slow.step.name(mailbox.calls().instances());
+                let (count, slowest_ms) = (slow.count, slow.slowest.as_millis() as u64);
+                tracing::warn!(handler, count, slowest_ms, limit_ms = self.slow.as_millis() as u64, "slow handler");
             }
         }
     }
@@ -385,6 +455,9 @@ impl Routes {
         }
     }
 }
+
+#[cfg(test)]
+mod switching;
 
 fn ids_of(manifest: &Manifest) -> impl Iterator<Item = &str> {
     std::iter::once(manifest.id.as_str()).chain(manifest.aliases.iter().map(String::as_str))

@@ -13,17 +13,22 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     modules::{Modules, services::Services},
     store::Store,
+    worker,
 };
 
 pub(crate) mod control;
 mod elf;
 mod generation;
+mod history;
 pub(crate) mod library;
 pub(crate) mod lifecycle;
 mod needs;
+pub(crate) mod orders;
 pub(crate) mod preflight;
+pub(crate) mod probation;
+pub(crate) mod quarantine;
 pub(crate) mod refusal;
-mod settle;
+pub(crate) mod settle;
 mod stage;
 pub(crate) mod status;
 mod supervisor;
@@ -34,6 +39,7 @@ mod watch;
 
 use control::Control;
 pub(crate) use preflight::Checker;
+use quarantine::Quarantine;
 pub(crate) use settle::{ContentHash, LARGEST};
 pub(crate) use status::FileStatus;
 use supervisor::{Input, Task};
@@ -54,9 +60,16 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 pub(crate) const START: Duration = Duration::from_secs(10);
 /// How often the directory is looked at without a hint: events get lost, and a directory may be replaced.
 pub(crate) const RESCAN: Duration = Duration::from_secs(5);
+/// How long what was replaced is kept to go back to: faults of a new version show in its first calls.
+pub(crate) const PROBATION: Duration = Duration::from_secs(30);
+/// So many generations of one file that could not be unmapped are no accident, and cost memory.
+pub(crate) const STILL_MAPPED_CAP: usize = 8;
 
 /// Options of a module, by the name of its file (without `.so`) and its id.
 pub(crate) type Options = dyn Fn(&str, &str) -> serde_json::Value + Send + Sync;
+
+/// The limits of a plugin's worker, by the name of its file (without `.so`); `None` for a plugin without one.
+pub(crate) type Isolation = dyn Fn(&str) -> Option<worker::Limits> + Send + Sync;
 
 /// What the supervisor needs to know.
 #[derive(Clone)]
@@ -80,10 +93,22 @@ pub(crate) struct Config {
     pub(crate) start: Duration,
     /// See [`RESCAN`].
     pub(crate) rescan: Duration,
+    /// See [`PROBATION`]; zero for not at all.
+    pub(crate) probation: Duration,
+    /// When a generation on probation goes.
+    pub(crate) rollback: probation::Limits,
+    /// See [`STILL_MAPPED_CAP`].
+    pub(crate) still_mapped_cap: usize,
     /// The roles of this daemon, and what each does for modules.
     pub(crate) roles: Vec<(Role, Arc<dyn Services>)>,
     /// Options of a module, by the name of its file (without `.so`) and its id. Asked at each start of an instance.
     pub(crate) options: Arc<Options>,
+    /// Who runs in a worker. Asked at each start of a generation.
+    pub(crate) isolation: Arc<Isolation>,
+    pub(crate) launcher: worker::Launcher,
+    /// How long a turn of a worker may take that has no call with a deadline.
+    pub(crate) turn: Duration,
+    pub(crate) quarantine: Arc<Quarantine>,
 }
 
 /// The handle of the supervisor. Dropping it stops the supervisor without unloading anything.
@@ -111,8 +136,15 @@ impl Config {
             drain: DRAIN,
             start: START,
             rescan: RESCAN,
+            probation: PROBATION,
+            rollback: probation::Limits::default(),
+            still_mapped_cap: STILL_MAPPED_CAP,
             roles: Vec::new(),
             options: Arc::new(|_, _| serde_json::json!({})),
+            isolation: Arc::new(|_| None),
+            launcher: worker::Launcher::default(),
+            turn: crate::config::defaults::REQUEST_DEADLINE,
+            quarantine: Quarantine::open(None),
         }
     }
 }

@@ -138,6 +138,9 @@ pub mod status {
     pub const PANIC: u32 = 3;
     /// `START` failed; `body` is the reason, as a JSON string.
     pub const FAILED: u32 = 4;
+    /// The handler failed: `error` and `body` are the answer that says so. Unlike [`ANSWER`], whose error slot may hold
+    /// a result.
+    pub const ERROR: u32 = 5;
 }
 
 /// How an operation ended: [`kind::COMPLETE`].
@@ -206,6 +209,9 @@ pub mod tell {
     pub const AUDIT: u32 = 19;
     /// Publish what the application tells of its connections: `body`.
     pub const PUBLISH_CONNECTIONS: u32 = 20;
+    /// Code of the module is about to run, for a mail of kind `n`; 0 for a task of its own. Told before each piece of
+    /// work in a turn, so that whoever watches from outside can say which handler does not return.
+    pub const STEP: u32 = 21;
 }
 
 /// Reads of [`HostApi::query`].

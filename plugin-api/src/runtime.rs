@@ -23,7 +23,7 @@ use abi_stable::std_types::{RSlice, RStr};
 use futures_util::stream::{FuturesUnordered, Stream};
 
 use crate::{
-    abi::{HostObj, Mail, RawPlugin, kind, outcome, status},
+    abi::{HostObj, Mail, RawPlugin, kind, outcome, status, tell},
     agent::{Agent, MasterAgent, MonitorAgent},
     event::Event,
     manifest::{Manifest, Role},
@@ -94,6 +94,14 @@ struct Task {
     work: Option<BoxFuture<HandlerResult>>,
     shared: Rc<Shared>,
     purpose: Purpose,
+    origin: Origin,
+}
+
+/// What a callback is for: an instance and the kind of the mail, 0 for a task that the module began itself.
+#[derive(Clone, Copy)]
+struct Origin {
+    instance: u32,
+    kind: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -150,13 +158,15 @@ impl Runtime {
             Agent { shared: self.shared.clone(), instance: mail.instance, module: mail.a.as_str().into(), role };
         let options = serde_json::from_slice(mail.body.as_slice()).unwrap_or_default();
         let context = Context { role, options: Options::new(options), agent: agent.clone() };
+        let origin = Origin { instance: mail.instance, kind: kind::START };
+        self.shared.step(origin);
         let made = fence(|| (export.make)(context)).unwrap_or_else(|panic| Err(ModuleError::new(panicked(&panic))));
         match made {
             Ok(instance) => {
                 let live = Live { instance: instance.clone(), agent: agent.clone() };
                 self.instances.borrow_mut().insert(mail.instance, live);
                 let work = async move { instance.start(agent).await.map(|()| Answer::Silence) };
-                self.run(Purpose::Life(mail.id), Box::pin(work));
+                self.run(Purpose::Life(mail.id), origin, Box::pin(work));
             }
             Err(error) => {
                 self.shared.reply(mail.id, status::FAILED, &Body::ABSENT, &Body::text(error.message()));
@@ -197,7 +207,7 @@ impl Runtime {
                 (Purpose::Life(mail.id), work)
             }
         };
-        self.run(purpose, work);
+        self.run(purpose, Origin { instance: mail.instance, kind: mail.kind }, work);
     }
 
     fn event(&self, mail: &Mail<'_>) {
@@ -215,13 +225,14 @@ impl Runtime {
                 instance.event(agent, event).await;
                 Ok(Answer::Silence)
             };
-            self.run(Purpose::Background(number), Box::pin(work));
+            let origin = Origin { instance: number, kind: kind::EVENT };
+            self.run(Purpose::Background(number), origin, Box::pin(work));
         }
     }
 
     /// Polls a new task once, and keeps it only if it has to wait: most handlers end here.
-    fn run(&self, purpose: Purpose, work: BoxFuture<HandlerResult>) {
-        let mut task = Task { work: Some(work), shared: self.shared.clone(), purpose };
+    fn run(&self, purpose: Purpose, origin: Origin, work: BoxFuture<HandlerResult>) {
+        let mut task = Task { work: Some(work), shared: self.shared.clone(), purpose, origin };
         if Pin::new(&mut task).poll(&mut TaskContext::from_waker(Waker::noop())).is_pending() {
             // The task is polled again in this turn, with the waker that counts.
             self.tasks.borrow_mut().push(task);
@@ -245,6 +256,7 @@ impl Runtime {
                 work: Some(work),
                 shared: self.shared.clone(),
                 purpose: Purpose::Background(kind::EVERYONE),
+                origin: Origin { instance: kind::EVERYONE, kind: 0 },
             });
         }
         self.signal.woken.store(true, Ordering::SeqCst);
@@ -351,6 +363,12 @@ impl Shared {
         }
     }
 
+    /// Says whose code runs next.
+    fn step(&self, Origin { instance, kind }: Origin) {
+        let nothing = RStr::from_str("");
+        self.host.tell(instance, tell::STEP, nothing, nothing, kind.into(), RSlice::from_slice(&[]));
+    }
+
     fn reply(&self, call: u64, status: u32, error: &Body, body: &Body) {
         if call != 0 {
             self.host.reply(call, status, RSlice::from_slice(error.wire()), RSlice::from_slice(body.wire()));
@@ -386,6 +404,8 @@ impl Future for Task {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
+        let (shared, origin) = (&self.shared, self.origin);
+        shared.step(origin);
         let Some(work) = self.work.as_mut() else { return Poll::Ready(()) };
         let result = match fence(|| work.as_mut().poll(context)) {
             Ok(Poll::Pending) => return Poll::Pending,
@@ -413,7 +433,7 @@ impl Task {
             }
             (Purpose::Call(id), Ok(Err(error))) => {
                 if let Answer::Reply { error, body } = error.into_answer() {
-                    self.shared.reply(id, status::ANSWER, &error, &body);
+                    self.shared.reply(id, status::ERROR, &error, &body);
                 }
             }
             (Purpose::Life(id), Ok(Err(error))) => {

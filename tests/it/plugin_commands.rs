@@ -163,6 +163,28 @@ async fn a_removed_plugin_is_gone_with_its_file_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_pinned_is_not_replaced_and_what_is_disabled_keeps_no_generation_to_go_back_to() {
+    let (master, address, mut peer) = start(&[]).await;
+    for fixture_name in ["versioned_v1", "versioned_v2"] {
+        let done = plugin(address, &["install", &fixture(fixture_name), "--name", "versioned"]).await;
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+    assert!(listed(address, "versioned").await["probation"].is_object());
+    assert_eq!(plugin(address, &["pin", "versioned"]).await.code, 0);
+    for order in [&["reload", "versioned"][..], &["install", &fixture("versioned_v1"), "--name", "versioned"]] {
+        let done = plugin(address, order).await;
+        assert!(done.code == 1 && done.stderr.contains("versioned is pinned"), "{done:?}");
+    }
+    assert_eq!(version(&mut peer).await, 2);
+    assert_eq!(plugin(address, &["disable", "versioned"]).await.code, 0, "also what is pinned");
+    let plugin_now = listed(address, "versioned").await;
+    assert!(plugin_now["probation"].is_null() && plugin_now["draining"] == json!([]), "{plugin_now}");
+    let nothing = plugin(address, &["rollback", "versioned"]).await;
+    assert!(nothing.code == 1 && nothing.stderr.contains("no older generation"), "{nothing:?}");
+    master.shutdown().await;
+}
+
+#[tokio::test]
 async fn an_order_that_is_not_waited_for_stands() {
     let (master, address, _peer) = start(&["versioned_v1"]).await;
     let done = plugin(address, &["disable", "versioned_v1", "--no-wait"]).await;

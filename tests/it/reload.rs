@@ -171,7 +171,8 @@ async fn a_plugin_is_replaced_fifty_times_under_traffic_and_no_request_notices()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_reloads_leave_nothing_behind() {
-    let (master, address) = master(&[("plugins.settle", "5ms")]).await;
+    // Without probation, since it is unloading that is measured.
+    let (master, address) = master(&[("plugins.settle", "5ms"), ("plugins.probation", "0s")]).await;
     let mut versioned = Versioned::new(master.plugin_dir());
     let mut observer = Peer::admin(address, "observer").await;
     let mut generation = 0;

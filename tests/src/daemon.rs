@@ -299,6 +299,15 @@ impl Daemon {
         self.state.take().expect("handed out only here and in kill")
     }
 
+    /// The state directory of a daemon that has ended by itself.
+    ///
+    /// # Panics
+    /// If [`Daemon::wait`] has not seen its end.
+    pub fn state_after_end(mut self) -> TempDir {
+        assert!(self.child.is_none(), "{} has not ended", self.name);
+        self.state.take().expect("handed out at the end")
+    }
+
     /// Kills the process without warning, and returns its state directory.
     pub async fn kill(mut self) -> TempDir {
         self.signal(Signal::KILL);

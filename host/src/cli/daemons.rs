@@ -11,6 +11,7 @@ use crate::{
     daemon,
     demo::Demo,
     plugin::preflight::child_main,
+    worker::{self, child::worker_main},
 };
 
 /// What both daemons take.
@@ -86,6 +87,22 @@ pub(super) struct PreflightArgs {
     file: PathBuf,
 }
 
+/// Arguments of `muster worker`.
+#[derive(Debug, Args)]
+pub(super) struct WorkerArgs {
+    /// Bytes of memory
+    #[arg(long)]
+    memory: Option<u64>,
+    /// Seconds of processor time
+    #[arg(long)]
+    cpu_seconds: Option<u64>,
+    /// Open files
+    #[arg(long)]
+    files: Option<u64>,
+    /// The file
+    file: PathBuf,
+}
+
 impl DaemonArgs {
     fn sources(self, variables: impl Fn(&str) -> Option<String>) -> Sources {
         let DaemonArgs { config, env, config_dir, plugins, state_dir, set } = self;
@@ -152,6 +169,13 @@ impl DemoArgs {
 impl PreflightArgs {
     pub(super) fn run(self) -> ! {
         child_main(&self.file)
+    }
+}
+
+impl WorkerArgs {
+    pub(super) fn run(self) -> ! {
+        let WorkerArgs { memory, cpu_seconds, files, file } = self;
+        worker_main(&file, &worker::Limits { memory, cpu_seconds, files })
     }
 }
 

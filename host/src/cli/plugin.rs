@@ -46,6 +46,16 @@ pub(super) enum PluginCommand {
     Disable(Order),
     /// Unload a plugin and remove its file
     Remove(Order),
+    /// Show one plugin: its state and why, its figures, and what has happened to it
+    Show(OnePlugin),
+    /// Go back to the generation before the last reload, while it is kept
+    Rollback(OnePlugin),
+    /// Load no new file of it, until it is unpinned or the daemon ends
+    Pin(OnePlugin),
+    /// Load new files of it again
+    Unpin(OnePlugin),
+    /// Try again what was quarantined because the daemon died of it
+    Unquarantine(OnePlugin),
 }
 
 /// An order about one plugin.
@@ -70,6 +80,15 @@ pub(super) struct Ordering {
     asking: Asking,
 }
 
+/// Which plugin, and whom to ask.
+#[derive(Debug, Args)]
+pub(super) struct OnePlugin {
+    /// Name of its file, without .so
+    name: String,
+    #[command(flatten)]
+    asking: Asking,
+}
+
 impl PluginCommand {
     pub(super) fn output(&self) -> Output {
         match self {
@@ -79,6 +98,11 @@ impl PluginCommand {
             | PluginCommand::Enable(Order { ordering, .. })
             | PluginCommand::Disable(Order { ordering, .. })
             | PluginCommand::Remove(Order { ordering, .. }) => ordering.asking.output,
+            PluginCommand::Show(one)
+            | PluginCommand::Rollback(one)
+            | PluginCommand::Pin(one)
+            | PluginCommand::Unpin(one)
+            | PluginCommand::Unquarantine(one) => one.asking.output,
         }
     }
 }
@@ -93,6 +117,11 @@ pub(super) async fn run(command: PluginCommand) -> Result<String, CliError> {
         PluginCommand::Enable(order) => change::order("enable", order).await,
         PluginCommand::Disable(order) => change::order("disable", order).await,
         PluginCommand::Remove(order) => change::order("remove", order).await,
+        PluginCommand::Show(one) => show(one).await,
+        PluginCommand::Rollback(one) => order("rollback", one).await,
+        PluginCommand::Pin(one) => order("pin", one).await,
+        PluginCommand::Unpin(one) => order("unpin", one).await,
+        PluginCommand::Unquarantine(one) => order("unquarantine", one).await,
     }
 }
 
@@ -102,11 +131,87 @@ struct Answer {
 }
 
 async fn list(asking: Asking) -> Result<String, CliError> {
+    let body = listed(&asking).await?;
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    shown(body, asking.output, since_1970)
+}
+
+async fn listed(asking: &Asking) -> Result<Value, CliError> {
     let client = asking.connect().await?;
     let response = client.request(MODULE, json!({ "action": "list" })).await?;
     client.close().await;
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    shown(body_of(MODULE, response)?, asking.output, since_1970)
+    body_of(MODULE, response)
+}
+
+async fn show(OnePlugin { name, asking }: OnePlugin) -> Result<String, CliError> {
+    let body = listed(&asking).await?;
+    let plugins = body["plugins"].as_array().map_or(&[][..], Vec::as_slice);
+    let file = |plugin: &&Value| plugin["name"] == json!(name) || plugin["file"] == json!(name);
+    let Some(plugin) = plugins.iter().find(file) else {
+        let text = format!("there is no plugin {name}");
+        return Err(CliError::Refused { module: MODULE.to_owned(), text });
+    };
+    Ok(match asking.output {
+        Output::Json => plugin.to_string(),
+        Output::Table => {
+            let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            described(plugin, since_1970)
+        }
+    })
+}
+
+/// `now` is the time since 1970.
+fn described(plugin: &Value, now: Duration) -> String {
+    let plain = [
+        ("state", "state"),
+        ("reason", "reason"),
+        ("generation", "generation"),
+        ("version", "version"),
+        ("hash", "hash"),
+        ("size", "size"),
+        ("api", "api"),
+        ("compiler", "compiler"),
+        ("pinned", "pinned"),
+        ("calls", "calls"),
+        ("errors", "errors"),
+        ("panics", "panics"),
+        ("timeouts", "timeouts"),
+        ("p50 (ms)", "p50Ms"),
+        ("p99 (ms)", "p99Ms"),
+        ("CPU time (ms)", "cpuMs"),
+    ];
+    let mut rows = vec![vec!["name".to_owned(), cell(&plugin["name"])]];
+    rows.push(vec!["modules".to_owned(), modules(plugin)]);
+    rows.push(vec!["since".to_owned(), age(&plugin["since"], now)]);
+    rows.extend(plain.map(|(title, key)| vec![title.to_owned(), cell(&plugin[key])]));
+    if let Some(kept) = plugin["probation"].as_object() {
+        let left = Duration::from_millis(kept["leftMs"].as_u64().unwrap_or_default());
+        let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+        let text = format!("generation {} is kept for another {left}", cell(&kept["keptGeneration"]));
+        rows.push(vec!["probation".to_owned(), text]);
+    }
+    let mut text = render::table(&["", ""], rows.into_iter()).trim_start().to_owned();
+    let history = plugin["history"].as_array().map_or(&[][..], Vec::as_slice);
+    if !history.is_empty() {
+        text.push_str("\n\nhistory:\n");
+        let rows = history.iter().map(|change| {
+            let [by, from, to, outcome] = fields(change, ["by", "from", "to", "outcome"]);
+            vec![age(&change["at"], now), by, from, to, outcome]
+        });
+        text.push_str(&render::table(&["AGO", "BY", "FROM", "TO", "OUTCOME"], rows));
+    }
+    text
+}
+
+async fn order(action: &'static str, OnePlugin { name, asking }: OnePlugin) -> Result<String, CliError> {
+    let client = asking.connect().await?;
+    let response = client.request(MODULE, json!({ "action": action, "name": name })).await?;
+    client.close().await;
+    let body = body_of(MODULE, response)?;
+    Ok(match asking.output {
+        Output::Json => body.to_string(),
+        Output::Table => render::printable(body["text"].as_str().unwrap_or_default()),
+    })
 }
 
 /// `now` is the time since 1970.
@@ -120,10 +225,23 @@ fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError>
     }
     let rows = plugins.iter().map(|plugin| {
         let [name, state, generation, version] = fields(plugin, ["name", "state", "generation", "version"]);
+        let isolation = isolation(plugin);
         let [calls, errors, reason] = fields(plugin, ["calls", "errors", "reason"]);
-        vec![name, state, generation, version, modules(plugin), calls, errors, age(&plugin["since"], now), reason]
+        vec![
+            name,
+            state,
+            isolation,
+            generation,
+            version,
+            modules(plugin),
+            calls,
+            errors,
+            age(&plugin["since"], now),
+            reason,
+        ]
     });
-    let header = ["NAME", "STATE", "GENERATION", "VERSION", "MODULES", "CALLS", "ERRORS", "SINCE", "REASON"];
+    let header =
+        ["NAME", "STATE", "ISOLATION", "GENERATION", "VERSION", "MODULES", "CALLS", "ERRORS", "SINCE", "REASON"];
     let mut text = render::table(&header, rows);
     let left: Vec<_> = plugins.iter().flat_map(still_mapped).collect();
     if !left.is_empty() {
@@ -141,6 +259,14 @@ fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError>
 
 fn fields<const N: usize>(of: &Value, names: [&str; N]) -> [String; N] {
     names.map(|name| cell(&of[name]))
+}
+
+/// Where it runs, with the process if that is one of its own.
+fn isolation(plugin: &Value) -> String {
+    match plugin["worker"]["pid"].as_u64() {
+        Some(pid) => format!("process {pid}"),
+        None => cell(&plugin["isolation"]),
+    }
 }
 
 fn modules(plugin: &Value) -> String {
@@ -170,19 +296,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_plugin_is_described_with_what_happened_to_it() {
+        let plugin = json!({
+            "name": "echo", "state": "rolled back", "reason": "it was slow", "since": 60, "generation": 1,
+            "probation": {"keptGeneration": 1, "leftMs": 29_500},
+            "history": [{"at": 5, "by": "probation", "from": 2, "to": 1, "outcome": "rolled back: it was slow"}],
+        });
+        let text = described(&plugin, Duration::from_secs(65));
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = text.lines().map(words).collect();
+        for line in ["name echo", "state rolled back", "since 5s", "probation generation 1 is kept for another 29s"] {
+            assert!(lines.contains(&line.to_owned()), "{line} is not in\n{text}");
+        }
+        assert_eq!(lines.last().unwrap(), "1m probation 2 1 rolled back: it was slow");
+    }
+
+    #[test]
     fn plugins_are_shown_with_their_state_and_what_is_still_mapped() {
         let body = json!({
             "plugins": [
                 {"name": "console", "state": "running", "generation": 3, "version": "0.1.0", "since": 5,
+                 "isolation": "process", "worker": {"pid": 77},
                  "modules": [{"id": "__console__", "roles": ["master"]}], "calls": 7, "errors": 0, "reason": null,
                  "stillMapped": [{"generation": 2, "reason": "a thread is inside", "bytes": 4096, "since": 64}]},
                 {"name": "bad", "state": "refused", "reason": "no module\u{1b}[31m", "since": 60, "stillMapped": []},
             ],
         });
         let expected = "\
-NAME     STATE    GENERATION  VERSION  MODULES      CALLS  ERRORS  SINCE  REASON
-console  running  3           0.1.0    __console__  7      0       1m     -
-bad      refused  -           -        -            -      -       5s     no module\\u{1b}[31m
+NAME     STATE    ISOLATION   GENERATION  VERSION  MODULES      CALLS  ERRORS  SINCE  REASON
+console  running  process 77  3           0.1.0    __console__  7      0       1m     -
+bad      refused  -           -           -        -            -      -       5s     no module\\u{1b}[31m
 
 unloaded, but still mapped:
 NAME     GENERATION  BYTES  SINCE  REASON

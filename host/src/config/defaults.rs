@@ -62,11 +62,23 @@ pub const GONE_AFTER: Duration = Duration::from_secs(2);
 /// How long calls of an old generation may take to end: most take ms, and the new one serves already.
 pub const DRAIN: Duration = Duration::from_secs(5);
 /// How long the old generation is kept warm beside the new one: faults of a new version show in its first calls.
-pub const PROBATION: Duration = Duration::from_secs(30);
+pub const PROBATION: Duration = crate::plugin::PROBATION;
 /// Whoever may write a plugin may do all that the daemon may.
 pub const STRICT: bool = true;
 /// An old version has the faults that the new one was made for: to go back is a decision.
 pub const ALLOW_DOWNGRADE: bool = false;
+/// How many calls of a new generation have to have ended before its errors and times are judged.
+pub const ROLLBACK_CALLS: usize = crate::plugin::probation::CALLS;
+/// One panic may be a caller's fault, so many are not.
+pub const ROLLBACK_PANICS: usize = crate::plugin::probation::PANICS;
+/// How many percent of calls more than before may fail.
+pub const ROLLBACK_ERRORS: usize = crate::plugin::probation::ERRORS;
+/// How many times slower than before calls may be.
+pub const ROLLBACK_SLOWER: usize = crate::plugin::probation::SLOWER;
+/// So many generations of one file that could not be unmapped are no accident.
+pub const STILL_MAPPED_CAP: usize = crate::plugin::STILL_MAPPED_CAP;
+/// A handler that keeps its thread for longer makes others of its library wait so that people notice.
+pub const SLOW: Duration = crate::modules::presence::SLOW;
 
 /// What operators want to read; modules may be quiet or loud by `muster=info,echo=debug`.
 pub const LOG_LEVEL: &str = "info";

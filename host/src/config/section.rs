@@ -155,6 +155,31 @@ impl<'a> Section<'a> {
         tables
     }
 
+    /// All tables that are left, as sections of their own.
+    pub(super) fn named_sections(&mut self) -> Vec<(String, Section<'a>)> {
+        let faults = self.faults;
+        let tables = self.left.iter().filter(|(_, node)| matches!(node, Node::Table { .. }));
+        let tables: Vec<_> = tables.map(|(name, node)| ((*name).to_owned(), *node)).collect();
+        self.left.retain(|_, node| !matches!(node, Node::Table { .. }));
+        let section = |name: String, node| (name.clone(), Section::of(self.key(&name), Some(node), faults));
+        tables.into_iter().map(|(name, node)| section(name, node)).collect()
+    }
+
+    /// What was not asked for, as free settings.
+    pub(super) fn rest(self) -> Options {
+        self.left.iter().map(|(key, node)| ((*key).to_owned(), node.json())).collect()
+    }
+
+    /// A number of things or seconds, if there is a limit.
+    pub(super) fn limit(&mut self, key: &'static str) -> Option<u64> {
+        self.read(key, COUNT, value::count).map(|count| count as u64)
+    }
+
+    /// A number of bytes, if there is a limit.
+    pub(super) fn size_limit(&mut self, key: &'static str) -> Option<u64> {
+        self.read(key, SIZE, value::size).map(|size| size as u64)
+    }
+
     /// Everything in it must be a table: free settings by a name that nobody here knows.
     pub(super) fn all_named(mut self) -> BTreeMap<String, Options> {
         let tables = self.named();

@@ -5,8 +5,9 @@
 //! {"action":"upload","name":"echo","offset":0,"data":"<base64>"}   piece by piece; the answer says how large the next may be
 //! {"action":"install","name":"echo","sha256":"…","signature":"…"}  puts it into place
 //! {"action":"look"|"reload"|"enable"|"disable"|"remove","name":"echo"}
+//! {"action":"rollback"|"pin"|"unpin"|"unquarantine","name":"echo"}  done at once; answers `name` and `text`
 //! ```
-//! All but `upload` take `wait` (true unless said otherwise) and `timeoutMs`, and answer what has become of the plugin:
+//! `install` and the line after it take `wait` (true unless said otherwise) and `timeoutMs`, and answer what has become of the plugin:
 //! its entry of the list, with `settled`.
 
 use std::{io, sync::Arc, time::Duration};
@@ -25,8 +26,9 @@ use crate::{
     modules::call::ClientIdentity,
     plugin::{
         ContentHash,
-        control::{Action, Control, Denied, name_of},
+        control::{Change, Control, Denied, name_of},
         lifecycle::State,
+        orders::Action,
     },
     session::Reply,
     store::{Kept, Store},
@@ -84,9 +86,11 @@ impl Master {
         match ask.action.as_str() {
             "list" => return answer(Some(reply), Ok(self.plugins())),
             "look" | "upload" | "install" | "reload" | "enable" | "disable" | "remove" => {}
+            action if Action::of(action).is_some() => {}
             other => {
                 return reply.refuse(&format!(
-                    "unknown action:{other}; there are list, look, upload, install, reload, enable, disable and remove"
+                    "unknown action:{other}; there are list, look, upload, install, reload, enable, disable, remove, \
+                     rollback, pin, unpin and unquarantine"
                 ));
             }
         }
@@ -126,42 +130,48 @@ impl Master {
 impl Errand {
     async fn run(self, ask: Ask) -> Result<Value, String> {
         let name = name_of(&ask.name).map_err(|denied| denied.to_string())?.to_owned();
-        let action = match ask.action.as_str() {
+        if let Some(action) = Action::of(&ask.action) {
+            let text = self.control.give(action, name.clone()).await?;
+            return Ok(json!({ "name": name, "text": text }));
+        }
+        let change = match ask.action.as_str() {
             "upload" => return self.upload(name, ask).await,
             "install" => {
+                self.is_not_pinned(&name)?;
                 self.install(name.clone(), &ask).await?;
-                Action::Look
+                Change::Look
             }
-            "look" => Action::Look,
+            "look" => Change::Look,
             "reload" => {
+                self.is_not_pinned(&name)?;
                 if self.find(&name)?.state == State::Disabled {
                     return Err(Denied::Disabled(name).to_string());
                 }
-                Action::Reload
+                Change::Reload
             }
             "enable" => {
                 self.find(&name)?;
                 self.keep_disabled(&name, false).await;
-                Action::Enable
+                Change::Enable
             }
             "disable" => {
                 self.find(&name)?;
                 self.keep_disabled(&name, true).await;
-                Action::Disable
+                Change::Disable
             }
             _ => {
                 self.find(&name)?;
                 let (control, removed) = (self.control.clone(), name.clone());
                 blocking(move || control.remove(&removed).map_err(|denied| denied.to_string())).await?;
                 self.keep_disabled(&name, false).await;
-                Action::Forget
+                Change::Forget
             }
         };
         let timeout = ask.timeout_ms.map_or(WAIT, Duration::from_millis).min(LONGEST_WAIT);
         // The order stands also if nobody waits for its end.
         let order = tokio::spawn({
             let (control, name) = (self.control.clone(), name.clone());
-            async move { control.order(&name, action).await }
+            async move { control.order(&name, change).await }
         });
         if !ask.wait {
             return Ok(json!({ "name": name, "settled": false }));
@@ -211,6 +221,14 @@ impl Errand {
 
     fn find(&self, name: &str) -> Result<crate::plugin::FileStatus, String> {
         self.control.find(name).map_err(|denied| denied.to_string())
+    }
+
+    /// New files of what is pinned are not loaded.
+    fn is_not_pinned(&self, name: &str) -> Result<(), String> {
+        match self.control.find(name) {
+            Ok(file) if file.pinned.is_some() => Err(Denied::Pinned(name.to_owned()).to_string()),
+            _ => Ok(()),
+        }
     }
 
     /// What is acknowledged holds after a restart.

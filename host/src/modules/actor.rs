@@ -1,40 +1,39 @@
-//! One generation of a library: a thread of its own, the plugin on it, and the host as the plugin sees it.
+//! One generation of a library: a thread of its own, with the plugin on it or a bridge to the worker that has it.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicI32, AtomicU64, Ordering},
-    },
+    sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use abi_stable::{
     sabi_trait::TD_Opaque,
-    std_types::{RArc, RSlice, RStr, RVec},
+    std_types::{RArc, RSlice, RStr},
 };
 use bytes::Bytes;
 use muster_plugin_api::{
-    RequestError, Role,
-    abi::{HostApi, HostApi_TO, HostObj, Mail, PluginObj, ask},
+    Role,
+    abi::{HostApi_TO, HostObj, Mail, PluginObj},
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     call::Source,
     calls::Calls,
+    host::{Host, HostSide},
     mailbox::{Mailbox, Post},
-    services::{Asker, Operation, Services},
+    presence::Presence,
+    services::Services,
 };
 use crate::{
     batch,
     ids::{Generation, ModuleId},
     plugin::{
-        library::Library,
-        unload::{Bystanders, HostThread},
+        library::{Library, Mapped},
+        unload::{Bystanders, HostThread, STACK},
     },
+    worker::{self, bridge},
 };
 
 /// Linux cuts names of threads here.
@@ -46,6 +45,8 @@ pub(crate) struct Instance {
     pub(crate) number: u32,
     pub(crate) module: ModuleId,
     pub(crate) role: Role,
+    /// How long a request to it may take, if it says so.
+    pub(crate) deadline: Option<Duration>,
     pub(crate) services: Arc<dyn Services>,
 }
 
@@ -58,34 +59,26 @@ pub(crate) struct Actor {
     pub(crate) instances: Arc<[Instance]>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) presence: Arc<Presence>,
+    /// What is known of its worker, if it has one.
+    pub(crate) worker: Option<Arc<worker::Figures>>,
     thread: Option<JoinHandle<Left>>,
+}
+
+/// Where a plugin runs.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// In the daemon, on the generation's thread.
+    Thread,
+    /// In a process of its own; the generation's thread is the bridge to it.
+    Process(worker::Plan),
 }
 
 /// What the thread leaves behind when it ends.
 #[derive(Debug)]
 pub(crate) struct Left {
-    pub(crate) library: Option<Library>,
+    pub(crate) library: Option<Mapped>,
     /// The threads that were there before the library was opened: none of them can be inside it.
     pub(crate) bystanders: Bystanders,
-}
-
-/// Where the thread is, for those who watch it from outside.
-#[derive(Debug, Default)]
-pub(crate) struct Presence {
-    /// When the turn under way began, in nanoseconds of [`monotonic_ns`]; 0 outside the plugin.
-    in_plugin_since: AtomicU64,
-    tid: AtomicI32,
-}
-
-/// The host, as one generation sees it.
-#[derive(Clone)]
-struct HostSide(Arc<Host>);
-
-struct Host {
-    generation: Generation,
-    instances: Arc<[Instance]>,
-    mailbox: Arc<Mailbox>,
-    runtime: Handle,
 }
 
 // === impl Actor ===
@@ -102,17 +95,24 @@ impl Actor {
         generation: Generation,
         path: PathBuf,
         instances: Arc<[Instance]>,
+        place: Place,
     ) -> std::io::Result<(Actor, oneshot::Receiver<Result<(), String>>)> {
         let mailbox = Arc::new(Mailbox::new(Arc::new(Calls::new(instances.clone()))));
-        let presence = Arc::new(Presence::default());
+        let presence = mailbox.presence().clone();
         let (ready, created) = oneshot::channel();
         let host =
             Host { generation, instances: instances.clone(), mailbox: mailbox.clone(), runtime: Handle::current() };
-        let thread = std::thread::Builder::new().name(thread_name(stem, generation)).spawn({
-            let (path, presence) = (path.clone(), presence.clone());
-            move || live(&path, host, &presence, ready)
-        })?;
-        Ok((Actor { generation, path, instances, mailbox, presence, thread: Some(thread) }, created))
+        let thread = std::thread::Builder::new().name(thread_name(stem, generation)).stack_size(STACK);
+        let (staged, inside) = (path.clone(), presence.clone());
+        let (worker, thread) = match place {
+            Place::Thread => (None, thread.spawn(move || live(&staged, host, &inside, ready))?),
+            Place::Process(plan) => {
+                let figures = Arc::new(worker::Figures::default());
+                let bridge = bridge::Bridge::new(stem, staged, plan, Arc::new(host), inside, figures.clone());
+                (Some(figures), thread.spawn(move || bridge.live(ready))?)
+            }
+        };
+        Ok((Actor { generation, path, instances, mailbox, presence, worker, thread: Some(thread) }, created))
     }
 
     /// Takes the thread, in order to join it.
@@ -129,7 +129,7 @@ impl Drop for Actor {
 
 /// The whole life of a generation's thread.
 fn live(path: &std::path::Path, host: Host, presence: &Presence, ready: oneshot::Sender<Result<(), String>>) -> Left {
-    presence.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
+    presence.arrive();
     let _mark = HostThread::mark();
     let bystanders = Bystanders::now();
     let mailbox = host.mailbox.clone();
@@ -158,7 +158,7 @@ fn live(path: &std::path::Path, host: Host, presence: &Presence, ready: oneshot:
             drop(ready.send(Err(error)));
         }
     }
-    Left { library: Some(library), bystanders }
+    Left { library: Some(library.retire()), bystanders }
 }
 
 fn take_turns(plugin: &PluginObj, mailbox: &Mailbox, instances: &[Instance], presence: &Presence) {
@@ -179,7 +179,8 @@ fn take_turns(plugin: &PluginObj, mailbox: &Mailbox, instances: &[Instance], pre
     }
 }
 
-fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Calls, now: Instant) -> Option<Mail<'a>> {
+/// A post as it crosses the boundary; `None` for a call whose deadline has passed, which is ended.
+pub(crate) fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Calls, now: Instant) -> Option<Mail<'a>> {
     let empty = Mail {
         kind: post.kind(),
         instance: 0,
@@ -276,142 +277,8 @@ impl Instance {
 
 impl std::fmt::Debug for Instance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Instance { number, module, role, services: _ } = self;
+        let Instance { number, module, role, deadline: _, services: _ } = self;
         write!(f, "Instance({number}: {module} as {})", role_name(*role))
-    }
-}
-
-// === impl Presence ===
-
-impl Presence {
-    /// For how long the turn under way has lasted; `None` outside the plugin.
-    pub(crate) fn inside_for(&self) -> Option<Duration> {
-        match self.in_plugin_since.load(Ordering::SeqCst) {
-            0 => None,
-            since => Some(Duration::from_nanos(monotonic_ns().saturating_sub(since))),
-        }
-    }
-
-    /// The thread; 0 before it runs.
-    pub(crate) fn tid(&self) -> i32 {
-        self.tid.load(Ordering::SeqCst)
-    }
-
-    /// How much processor time the thread has used; `None` when it is gone.
-    pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        let text = std::fs::read_to_string(format!("/proc/self/task/{}/schedstat", self.tid())).ok()?;
-        text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
-    }
-
-    fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.in_plugin_since.store(monotonic_ns(), Ordering::SeqCst);
-        let result = work();
-        self.in_plugin_since.store(0, Ordering::SeqCst);
-        result
-    }
-}
-
-/// Nanoseconds on the monotonic clock, from an arbitrary start; never 0.
-fn monotonic_ns() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    u64::try_from(START.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
-}
-
-// === impl HostSide ===
-
-impl HostSide {
-    /// The instance, unless this generation is gone: a thread that a plugin left behind may still hold this object.
-    fn instance(&self, number: u32) -> Option<&Instance> {
-        Instance::of(&self.0.instances, number).filter(|_| !self.0.mailbox.is_closed())
-    }
-}
-
-/// A panic that reached the boundary would end the process; none of the host's parts should, so it is a fault to be seen.
-fn fence<T: Default>(work: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        tracing::error!("a service of the host panicked; its module got nothing");
-        T::default()
-    })
-}
-
-impl HostApi for HostSide {
-    fn log(&self, instance: u32, level: u32, message: RStr<'_>, fields: RStr<'_>) {
-        fence(|| {
-            let module = Instance::of(&self.0.instances, instance).map_or("*", |instance| instance.module.as_str());
-            let generation = self.0.generation.0;
-            let (message, fields) = (message.as_str(), fields.as_str());
-            macro_rules! write {
-                ($level:ident) => {
-                    if fields.is_empty() {
-                        tracing::$level!(target: "module", module, generation, "{message}")
-                    } else {
-                        tracing::$level!(target: "module", module, generation, fields, "{message}")
-                    }
-                };
-            }
-            match level {
-                0 | 1 => write!(error),
-                2 => write!(warn),
-                3 => write!(info),
-                4 => write!(debug),
-                _ => write!(trace),
-            }
-        });
-    }
-
-    fn reply(&self, call: u64, status: u32, error: RSlice<'_, u8>, body: RSlice<'_, u8>) {
-        fence(|| self.0.mailbox.calls().end(call, status, error.as_slice(), body.as_slice()));
-    }
-
-    fn ask(&self, instance: u32, id: u64, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) {
-        fence(|| {
-            let asker = Asker { mailbox: self.0.mailbox.clone(), instance, id };
-            let Some(described) = self.instance(instance) else {
-                return asker.fail(RequestError::Refused("the module is not running".to_owned()));
-            };
-            if op == ask::SLEEP {
-                return self.sleep(asker, Duration::from_millis(n));
-            }
-            let operation = Operation { op, a: a.as_str(), b: b.as_str(), n, body: body.as_slice() };
-            described.services.ask(&described.module, asker, operation);
-        });
-    }
-
-    fn tell(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) -> i64 {
-        const REFUSED: i64 = -1;
-        fence(|| {
-            let described = self.instance(instance)?;
-            let operation = Operation { op, a: a.as_str(), b: b.as_str(), n, body: body.as_slice() };
-            Some(described.services.tell(&described.module, operation))
-        })
-        .unwrap_or(REFUSED)
-    }
-
-    fn query(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>) -> RVec<u8> {
-        fence(|| {
-            let described = self.instance(instance)?;
-            Some(described.services.query(&described.module, op, a.as_str(), b.as_str()))
-        })
-        .unwrap_or_default()
-        .into()
-    }
-
-    fn wake(&self) {
-        fence(|| self.0.mailbox.wake());
-    }
-}
-
-impl HostSide {
-    /// The same in every role, so it is done here.
-    fn sleep(&self, asker: Asker, duration: Duration) {
-        let mailbox = self.0.mailbox.clone();
-        self.0.runtime.spawn(async move {
-            tokio::select! {
-                () = tokio::time::sleep(duration) => asker.answer(&[], &[]),
-                // Nobody is left to be told.
-                () = mailbox.closed() => {}
-            }
-        });
     }
 }
 

@@ -17,17 +17,22 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     actor::Instance,
+    breaker::{self, Breaker},
     call::{Outcome, Responder, Source},
+    latency::Latency,
 };
 
 /// Ids with this bit have an entry in the table; the others are only counted.
 const TRACKED: u64 = 1;
+/// Ids with this bit are starts and stops, which nobody called for.
+const LIFE: u64 = 2;
 
 /// The table of one generation.
 #[derive(Debug)]
 pub(crate) struct Calls {
     instances: Arc<[Instance]>,
     figures: Arc<Figures>,
+    breaker: Breaker,
     table: Mutex<Table>,
     next: AtomicU64,
     /// Handlers that have not ended: entries and counted calls alike.
@@ -40,16 +45,23 @@ pub(crate) struct Calls {
 pub(crate) struct Figures {
     /// Messages and ticks that were accepted.
     pub(crate) calls: AtomicU64,
-    /// Answers with something in the error slot, and calls that failed.
+    /// Handlers that have ended, however.
+    pub(crate) handled: AtomicU64,
+    /// Handlers that failed: with an error, by a panic, or by taking too long. What an answer has in its error slot
+    /// may be a result, and does not count.
     pub(crate) errors: AtomicU64,
     /// Handlers that panicked.
     pub(crate) panics: AtomicU64,
+    /// The how-manieth handler it was that panicked first; 0 for none.
+    pub(crate) first_panic: AtomicU64,
     /// Requests whose deadline passed.
     pub(crate) timeouts: AtomicU64,
     /// Replies that nobody waited for any more: second ones, and those after the deadline.
     pub(crate) unclaimed: AtomicU64,
     /// Ticks left out because the one before had not ended, or the mailbox was full.
     pub(crate) ticks_skipped: AtomicU64,
+    /// How long requests and ticks took, those in the queue included.
+    pub(crate) latency: Latency,
 }
 
 #[derive(Debug, Default)]
@@ -91,11 +103,23 @@ impl Calls {
         Calls {
             instances,
             figures: Arc::default(),
+            breaker: Breaker::default(),
             table: Mutex::default(),
             next: AtomicU64::new(1),
             open: AtomicUsize::new(0),
             idle: Notify::new(),
         }
+    }
+
+    pub(crate) fn instances(&self) -> &[Instance] {
+        &self.instances
+    }
+
+    /// Why no call is let through just now, if so: what completes "module X ".
+    pub(crate) fn out_of_service(&self) -> Option<String> {
+        let left = self.breaker.out_for()?.as_secs_f64();
+        let (panics, window) = (breaker::PANICS, breaker::WINDOW.as_secs());
+        Some(format!("panicked {panics} times within {window} s: calls are refused for another {left:.1} s"))
     }
 
     pub(crate) fn figures(&self) -> &Arc<Figures> {
@@ -136,12 +160,8 @@ impl Calls {
 
     /// Ends the call as the plugin says. A call that has ended already is counted and left alone.
     pub(crate) fn end(&self, id: u64, status: u32, error: &[u8], body: &[u8]) {
-        let failed = !matches!(status, status::ANSWER | status::SILENCE | status::NO_SUCH_HANDLER);
-        if failed || (status == status::ANSWER && !is_nothing(error)) {
-            self.figures.errors.fetch_add(1, Ordering::Relaxed);
-        }
-        if status == status::PANIC {
-            self.figures.panics.fetch_add(1, Ordering::Relaxed);
+        if id & LIFE == 0 {
+            self.note(status);
         }
         if id & TRACKED == 0 {
             return self.handler_ended();
@@ -163,7 +183,7 @@ impl Calls {
             Some(Waiter::Caller(responder)) => {
                 let module = self.module(instance);
                 match status {
-                    status::ANSWER => responder.end(Outcome::Answer { error, body }),
+                    status::ANSWER | status::ERROR => responder.end(Outcome::Answer { error, body }),
                     status::NO_SUCH_HANDLER => {
                         responder.end(Outcome::NoSuchHandler { module, handler: self.handler(instance, by_client) });
                     }
@@ -216,6 +236,25 @@ impl Calls {
         }
     }
 
+    /// Ends a call that was lost with the process that had it. `how` completes "module X ".
+    pub(crate) fn lose(&self, id: u64, how: &str) {
+        if id & TRACKED == 0 {
+            return self.handler_ended();
+        }
+        let Some(entry) = self.table().entries.remove(&id) else { return };
+        match entry.waiter {
+            Some(Waiter::Caller(responder)) => {
+                self.figures.errors.fetch_add(1, Ordering::Relaxed);
+                responder.end(Outcome::Failed(&format!("module {} {how}", self.module(entry.instance))));
+            }
+            Some(Waiter::Life(ended)) => drop(ended.send(Err(how.to_owned()))),
+            Some(Waiter::Tick(_)) | None => {}
+        }
+        if !entry.handled {
+            self.handler_ended();
+        }
+    }
+
     /// Ends everything that is left: the generation goes. `why` completes "module X failed: ".
     pub(crate) fn end_all(&self, why: &str) {
         let entries = std::mem::take(&mut self.table().entries);
@@ -251,7 +290,8 @@ impl Calls {
     }
 
     fn insert(&self, instance: u32, by_client: bool, deadline: Option<Instant>, waiter: Waiter) -> u64 {
-        let id = self.number() | TRACKED;
+        let life = if matches!(waiter, Waiter::Life(_)) { LIFE } else { 0 };
+        let id = self.number() | TRACKED | life;
         let begun = Instant::now();
         let entry = Entry { instance, by_client, begun, deadline, waiter: Some(waiter), handled: false };
         self.open.fetch_add(1, Ordering::SeqCst);
@@ -271,6 +311,9 @@ impl Calls {
             return None;
         };
         let (instance, by_client) = (entry.instance, entry.by_client);
+        if entry.deadline.is_some() {
+            self.figures.latency.record(entry.begun.elapsed());
+        }
         if status == status::SILENCE && matches!(entry.waiter, Some(Waiter::Caller(_))) {
             // None is silence until the deadline, as with the original.
             entry.handled = true;
@@ -284,6 +327,26 @@ impl Calls {
         Some((instance, by_client, waiter))
     }
 
+    fn note(&self, status: u32) {
+        let handled = self.figures.handled.fetch_add(1, Ordering::Relaxed) + 1;
+        if !matches!(status, status::ANSWER | status::SILENCE | status::NO_SUCH_HANDLER) {
+            self.figures.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        if status == status::PANIC {
+            self.panicked(handled);
+        }
+    }
+
+    fn panicked(&self, handled: u64) {
+        self.figures.panics.fetch_add(1, Ordering::Relaxed);
+        // Only the first is noted.
+        self.figures.first_panic.compare_exchange(0, handled, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_default();
+        if self.breaker.panicked(Instant::now()) {
+            let modules: Vec<&str> = self.instances.iter().map(|instance| instance.module.as_str()).collect();
+            tracing::error!(?modules, for_s = breaker::OUT.as_secs(), "out of service: it panics again and again");
+        }
+    }
+
     fn handler_ended(&self) {
         // A plugin that ends a counted call twice must not make the count wrap.
         let ended = self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| open.checked_sub(1));
@@ -293,7 +356,7 @@ impl Calls {
     }
 
     fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed) << 1
+        self.next.fetch_add(1, Ordering::Relaxed) << 2
     }
 
     fn module(&self, instance: u32) -> &str {
@@ -326,10 +389,6 @@ impl Drop for Tick {
     fn drop(&mut self) {
         self.0.store(false, Ordering::SeqCst);
     }
-}
-
-fn is_nothing(json: &[u8]) -> bool {
-    json.is_empty() || json == b"null"
 }
 
 /// The text in a JSON string; anything else as it stands.
@@ -385,6 +444,19 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_handlers_that_failed_and_not_what_stands_in_the_error_slot() {
+        let calls = calls();
+        for (status, errors) in [(status::ANSWER, 0), (status::ERROR, 1), (status::PANIC, 2), (status::SILENCE, 2)] {
+            let (id, _end) = request(&calls, LATER);
+            calls.end(id, status, b"{}", NOTHING);
+            assert_eq!(calls.figures().errors.load(Ordering::Relaxed), errors, "after status {status}");
+        }
+        let figures = calls.figures();
+        assert_eq!((figures.handled.load(Ordering::Relaxed), figures.first_panic.load(Ordering::Relaxed)), (4, 3));
+        assert!(figures.latency.quantile(0.5).is_some());
+    }
+
+    #[test]
     fn silence_ends_the_handler_but_not_the_wait() {
         let calls = calls();
         let (id, mut end) = request(&calls, LATER);
@@ -435,6 +507,19 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_is_lost_ends_with_the_reason_and_is_not_waited_for() {
+        let calls = calls();
+        let (id, mut end) = request(&calls, LATER);
+        let notify = calls.begin(1, &client(), Instant::now() + LATER, None);
+        calls.lose(id, "was restarted: it died");
+        calls.lose(notify, "was restarted: it died");
+        assert_eq!(end.try_recv(), Ok(OwnedOutcome::Failed("module ? was restarted: it died".to_owned())));
+        assert_eq!(calls.open(), 0);
+        calls.end(id, status::ANSWER, NOTHING, b"1");
+        assert_eq!(calls.figures().unclaimed.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
     fn a_tick_lets_the_next_one_come_when_it_ends_or_is_overdue() {
         let calls = calls();
         let under_way = Arc::default();
@@ -477,7 +562,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             4 => Just(Step::Begin),
-            4 => (0..8_usize, 0..5_u32).prop_map(|(call, status)| Step::End(call, status)),
+            4 => (0..8_usize, 0..6_u32).prop_map(|(call, status)| Step::End(call, status)),
             1 => Just(Step::Expire),
             1 => Just(Step::EndAll),
             1 => Just(Step::Withdraw),

@@ -40,6 +40,10 @@ impl Modules {
                 refuse(call, &wire::unknown_module(module));
                 None
             }
+            Err(Rejected::Unfit(call, why)) => {
+                refuse(call, &format!("module {module} {why}"));
+                None
+            }
             Err(Rejected::Disabled(call)) => {
                 refuse(call, &wire::disabled_module(module));
                 None
@@ -52,8 +56,11 @@ impl Blocked<'_> {
     /// Waits a while for room; without any, a request ends with an error, and a notify is dropped and counted.
     pub(crate) async fn wait(self) {
         let Blocked { modules, role, module, call } = self;
-        // Either there is room now, or the next attempt fails for good.
-        drop(timeout(PATIENCE, modules.space(role, &module)).await);
+        // A module that has been in one handler for longer than that will not make room by being waited for.
+        if modules.in_handler_for(role, &module).is_none_or(|inside| inside < PATIENCE) {
+            // Either there is room now, or the next attempt fails for good.
+            drop(timeout(PATIENCE, modules.space(role, &module)).await);
+        }
         if let Some(Blocked { call, .. }) = modules.deliver(role, &module, call) {
             if call.responder.is_none() {
                 OVERRUN.fetch_add(1, Ordering::Relaxed);

@@ -1,8 +1,11 @@
 //! The bounded queue in front of a generation's thread.
 
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,6 +20,7 @@ use crate::batch;
 use super::{
     call::{Call, Source},
     calls::{Calls, Tick},
+    presence::{Hang, Presence},
 };
 
 /// Messages that wait in front of one generation. At 100,000 small messages a second it is full after 80 ms of a module
@@ -27,6 +31,10 @@ const CAPACITY: usize = 8192;
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     calls: Arc<Calls>,
+    presence: Arc<Presence>,
+    /// Set while a handler does not return; beside it, for those who only ask whether.
+    hang: Mutex<Option<Hang>>,
+    hung: AtomicBool,
     queue: Mutex<Queue>,
     arrived: Condvar,
     room: Notify,
@@ -40,6 +48,8 @@ pub(crate) struct Mailbox {
 pub(crate) enum Refused {
     /// There is no room; there may be later.
     Full(Call),
+    /// A handler does not return, or too many have panicked: what completes "module X ".
+    Unfit(Call, String),
     /// This generation takes no calls any more: another may.
     Closed(Call),
 }
@@ -90,6 +100,9 @@ impl Mailbox {
         let queue = Queue { posts: Vec::new(), calls: 0, phase: Phase::Open, woken: false, asleep: false };
         Mailbox {
             calls,
+            presence: Arc::default(),
+            hang: Mutex::new(None),
+            hung: AtomicBool::new(false),
             queue: Mutex::new(queue),
             arrived: Condvar::new(),
             room: Notify::new(),
@@ -102,11 +115,58 @@ impl Mailbox {
         &self.calls
     }
 
+    pub(crate) fn presence(&self) -> &Arc<Presence> {
+        &self.presence
+    }
+
+    /// The handler that does not return, if there is one.
+    pub(crate) fn hang(&self) -> Option<Hang> {
+        if !self.hung.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.hang.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why no call is accepted, other than for want of room: what completes "module X ".
+    fn unfit(&self) -> Option<String> {
+        let hung = self.hang().map(|hang| format!("is hung: {hang}; calls are refused until it does"));
+        hung.or_else(|| self.calls.out_of_service())
+    }
+
+    /// Looks whether a handler does not return, or has returned after all: no call may take longer than its module's
+    /// deadline, or this one. Says whether something has changed.
+    pub(crate) fn look_for_hang(&self, deadline: Duration) -> bool {
+        let before = self.hang();
+        let now = match &before {
+            Some(hang) if self.presence.is_still_in(hang) => return false,
+            _ => self.presence.hang(self.calls.instances(), |instance| {
+                instance.and_then(|instance| instance.deadline).unwrap_or(deadline)
+            }),
+        };
+        if let Some(Hang { handler, .. }) = &before {
+            tracing::warn!(handler, "a handler that had hung has returned: its library takes calls again");
+        }
+        if let Some(hang) = &now {
+            tracing::error!(%hang, "hung: calls to its library are refused");
+        }
+        let changed = before.is_some() || now.is_some();
+        if changed {
+            self.hung.store(now.is_some(), Ordering::SeqCst);
+            *self.hang.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            // Whoever waits for room shall not go on waiting.
+            self.room.notify_waiters();
+        }
+        changed
+    }
+
     /// Puts a message into the queue.
     ///
     /// # Errors
     /// The call comes back, with whoever waits for it, if there is no room or this generation is going.
     pub(crate) fn post(self: &Arc<Self>, instance: u32, mut call: Call) -> Result<(), Refused> {
+        if let Some(why) = self.unfit() {
+            return Err(Refused::Unfit(call, why));
+        }
         let waited_for = call.responder.is_some();
         // Noted before it can be answered. The table and the queue are never locked together.
         let id = self.calls.begin(instance, &call.source, call.deadline, call.responder.take());
@@ -134,8 +194,9 @@ impl Mailbox {
     /// Puts a tick into the queue; says whether it did.
     pub(crate) fn tick(self: &Arc<Self>, instance: u32, deadline: std::time::Instant, tick: Tick) -> bool {
         let id = self.calls.begin_tick(instance, deadline, tick);
+        let unfit = self.unfit();
         let queue = self.queue();
-        let fits = queue.phase == Phase::Open && queue.calls < CAPACITY;
+        let fits = queue.phase == Phase::Open && queue.calls < CAPACITY && unfit.is_none();
         if fits {
             self.push(queue, Post::Tick { instance, id });
             self.calls.figures().calls.fetch_add(1, Ordering::Relaxed);
@@ -199,6 +260,14 @@ impl Mailbox {
         self.room.notify_waiters();
     }
 
+    /// Takes calls again after [`drain`](Mailbox::drain), unless it was closed.
+    pub(crate) fn reopen(&self) {
+        let mut queue = self.queue();
+        if queue.phase == Phase::Draining {
+            queue.phase = Phase::Open;
+        }
+    }
+
     /// Nothing from now on: the thread leaves after its turn.
     pub(crate) fn close(self: &Arc<Self>) {
         let mut queue = self.queue();
@@ -240,6 +309,9 @@ impl Mailbox {
     pub(crate) async fn space(&self) {
         loop {
             let room = self.room.notified();
+            if self.hung.load(Ordering::SeqCst) {
+                return;
+            }
             {
                 let queue = self.queue();
                 if queue.phase != Phase::Open || queue.calls < CAPACITY {
@@ -271,6 +343,47 @@ impl Mailbox {
             self.room.notify_waiters();
         }
         true
+    }
+
+    /// Like [`take`](Mailbox::take), for those who start and cannot take calls yet: these stay where they are. Returns at
+    /// `until` at the latest.
+    pub(crate) fn take_urgent(&self, batch: &mut Vec<Post>, until: std::time::Instant) -> bool {
+        let is_urgent = |post: &Post| !matches!(post, Post::Call { .. } | Post::Tick { .. });
+        let mut queue = self.queue();
+        while queue.phase != Phase::Closed && !queue.woken && !queue.posts.iter().any(is_urgent) {
+            match self.sleep(queue, until) {
+                (awake, true) => queue = awake,
+                (awake, false) => return awake.phase != Phase::Closed,
+            }
+        }
+        queue.woken = false;
+        batch.extend(queue.posts.extract_if(.., |post| is_urgent(post)));
+        queue.phase != Phase::Closed
+    }
+
+    /// Lets time pass; says whether the mailbox was closed meanwhile.
+    pub(crate) fn pause(&self, duration: std::time::Duration) -> bool {
+        let until = std::time::Instant::now() + duration;
+        let mut queue = self.queue();
+        while queue.phase != Phase::Closed {
+            match self.sleep(queue, until) {
+                (awake, true) => queue = awake,
+                (awake, false) => return awake.phase == Phase::Closed,
+            }
+        }
+        true
+    }
+
+    /// Sleeps until something arrives; `false` when it is `until`.
+    fn sleep<'a>(&self, mut queue: MutexGuard<'a, Queue>, until: std::time::Instant) -> (MutexGuard<'a, Queue>, bool) {
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return (queue, false);
+        }
+        queue.asleep = true;
+        let (mut queue, _) = self.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner);
+        queue.asleep = false;
+        (queue, true)
     }
 
     fn internal(self: &Arc<Self>, post: Post) {
@@ -311,6 +424,16 @@ impl Mailbox {
 // === impl Post ===
 
 impl Post {
+    /// How many bytes of JSON it carries.
+    pub(crate) fn body_len(&self) -> usize {
+        match self {
+            Post::Call { call, .. } => call.body.len(),
+            Post::Event { json: body, .. } | Post::Start { options: body, .. } => body.len(),
+            Post::Complete { error, body, .. } => error.len() + body.len(),
+            Post::Tick { .. } | Post::Stop { .. } => 0,
+        }
+    }
+
     /// The kind of mail that delivers it.
     pub(crate) fn kind(&self) -> u32 {
         match self {

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch as published};
 
 use super::{
     FileStatus,
+    orders::Action,
     refusal::Refusal,
     supervisor::Input,
     trust::{Trust, signature_of},
@@ -25,7 +26,7 @@ const LONGEST_NAME: usize = 200;
 
 /// What can be done with a file, beside replacing it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum Change {
     /// Look at it now, and tell what becomes of it.
     Look,
     /// Start a new generation of it, also if it is the same.
@@ -52,6 +53,8 @@ pub(crate) enum Denied {
     NoSuchPlugin(String),
     #[error("{0} is disabled: `muster plugin enable {0}` loads it")]
     Disabled(String),
+    #[error("{0} is pinned: `muster plugin unpin {0}` lets new files be loaded")]
+    Pinned(String),
     #[error("{0}")]
     Untrusted(Refusal),
     #[error("the plugin directory cannot be written: {0}")]
@@ -96,11 +99,22 @@ impl Control {
     ///
     /// # Cancel safety
     /// The order stands; only its end is not heard of.
-    pub(crate) async fn order(&self, name: &str, action: Action) -> Option<FileStatus> {
+    pub(crate) async fn order(&self, name: &str, change: Change) -> Option<FileStatus> {
         let (done, settled) = oneshot::channel();
         let file = file_of(name).into();
-        self.orders.send(Input::Order { file, action, done }).await.ok()?;
+        self.orders.send(Input::Settle { file, change, done }).await.ok()?;
         settled.await.ok().flatten()
+    }
+
+    /// Has it done at once, to the plugin of this name; tells what was done.
+    ///
+    /// # Errors
+    /// When it cannot be done, with the reason.
+    pub(crate) async fn give(&self, action: Action, name: String) -> Result<String, String> {
+        let stopping = || "the daemon is stopping".to_owned();
+        let (done, outcome) = oneshot::channel();
+        self.orders.send(Input::Order { action, name, done }).await.map_err(|_| stopping())?;
+        outcome.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// A file in the directory that is not seen, for [`install`](Self::install). It is removed when it is dropped.

@@ -22,9 +22,10 @@ use crate::{
     ids::{Generation, ModuleId},
     modules::{
         Modules, Offer,
-        actor::{Actor, Instance, options_json, role_name},
+        actor::{Actor, Instance, Place, options_json, role_name},
         schedule,
     },
+    worker::Plan,
 };
 
 /// How long the `stop` of all instances may take. They have been idle, or were given [`Config::drain`], before.
@@ -81,12 +82,21 @@ impl Candidate {
             .zip(&options)
             .map(|(instance, options)| schedule::effective(self.described(&instance.module)?.schedule, options))
             .collect();
-        let spawned = Actor::spawn(&self.stem, self.generation, self.path.clone(), instances);
+        let place = (config.isolation)(&self.stem).map_or(Place::Thread, |limits| {
+            Place::Process(Plan {
+                launcher: config.launcher.clone(),
+                limits,
+                patience: config.turn,
+                hash: self.hash,
+                quarantine: config.quarantine.clone(),
+            })
+        });
+        let spawned = Actor::spawn(&self.stem, self.generation, self.path.clone(), instances, place);
         let (actor, ready) = spawned.map_err(|error| NotStarted {
             refused: Refusal::NotCreated(format!("there can be no further thread ({error})")).into(),
             leftover: None,
         })?;
-        modules.watch_deadlines(actor.mailbox.calls());
+        modules.watch(&actor.mailbox);
         let outcome = match timeout_at(deadline, ready).await {
             Ok(Ok(Ok(()))) => {
                 created();
@@ -132,6 +142,7 @@ impl Candidate {
                 number,
                 module: ModuleId::from(module.id.as_str()),
                 role,
+                deadline: module.deadline_ms.map(Duration::from_millis),
                 services: services.clone(),
             })
             .collect();
@@ -171,6 +182,11 @@ impl Running {
         Offer { owner: owner.clone(), place, mailbox: self.actor.mailbox.clone(), modules: modules.collect() }
     }
 
+    /// Of its package.
+    pub(crate) fn version(&self) -> String {
+        self.manifest.version.clone()
+    }
+
     /// What is told about it.
     pub(crate) fn status(&self) -> Serving {
         Serving {
@@ -181,6 +197,7 @@ impl Running {
             since: self.since,
             figures: self.actor.mailbox.calls().figures().clone(),
             presence: self.actor.presence.clone(),
+            worker: self.actor.worker.clone(),
         }
     }
 

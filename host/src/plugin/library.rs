@@ -14,11 +14,15 @@ use muster_plugin_api::abi::{HostObj, PluginObj, PluginRootRef};
 /// `RTLD_NOLOAD`: libloading has no name for it.
 const RTLD_NOLOAD: std::ffi::c_int = 4;
 
-/// An open library with the interface that its header promises. Dropping it keeps it mapped; see [`Library::close`].
+/// An open library with the interface that its header promises. Dropping it keeps it mapped; see [`Library::retire`].
 pub(crate) struct Library {
-    raw: Option<RawLibrary>,
+    mapped: Mapped,
     root: PluginRootRef,
 }
+
+/// An open library that nobody calls any more: knows no address in it. Dropping it keeps it mapped; see [`Mapped::close`].
+#[derive(Debug)]
+pub(crate) struct Mapped(Option<RawLibrary>);
 
 /// A library that is open, and of which nothing is known yet.
 pub(crate) struct Unchecked {
@@ -70,7 +74,7 @@ impl Unchecked {
     pub(crate) fn trust(self, header: &'static LibHeader) -> Result<Library, String> {
         // SAFETY: the layout of this very file was compared with ours before, see the module's documentation.
         let root = unsafe { header.unchecked_layout::<PluginRootRef>() }.map_err(|error| error.to_string())?;
-        Ok(Library { raw: Some(self.raw), root })
+        Ok(Library { mapped: Mapped(Some(self.raw)), root })
     }
 }
 
@@ -101,6 +105,15 @@ impl Library {
         self.root.create()(host).into_result().map_err(|error| error.as_str().to_owned())
     }
 
+    /// Forgets the interface.
+    pub(crate) fn retire(self) -> Mapped {
+        self.mapped
+    }
+}
+
+// === impl Mapped ===
+
+impl Mapped {
     /// Lets the loader unmap the library, if nothing else keeps it; whether it did is to be looked up.
     ///
     /// To be called once the plugin is dropped, its thread has ended, and no other thread is inside.
@@ -108,20 +121,20 @@ impl Library {
     /// # Errors
     /// The loader's text.
     pub(crate) fn close(mut self) -> Result<(), String> {
-        self.raw.take().map_or(Ok(()), |raw| raw.close().map_err(|error| text_of(&error)))
+        self.0.take().map_or(Ok(()), |raw| raw.close().map_err(|error| text_of(&error)))
     }
 }
 
-impl Drop for Library {
+impl Drop for Mapped {
     fn drop(&mut self) {
         // An unmap under code that runs is the one thing that must not happen: closing takes a decision.
-        std::mem::forget(self.raw.take());
+        std::mem::forget(self.0.take());
     }
 }
 
 impl fmt::Debug for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Library").field("raw", &self.raw).finish_non_exhaustive()
+        f.debug_struct("Library").field("mapped", &self.mapped).finish_non_exhaustive()
     }
 }
 

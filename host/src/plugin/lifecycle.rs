@@ -6,14 +6,15 @@
 //!                  │            │             │             │  ↑
 //!                  └────────────┴─────────────┴→ Refused    └──┘ replaced: the same steps beside it
 //! ```
-//! A file that runs stays *Running* while its replacement is vetted and started, and when that is refused; the reason is
+//! What was refused because the daemon died of it is *Quarantined*; a file whose new content did worse than its old one is
+//! *rolled back*: the old one runs. A file that runs stays *Running* while its replacement is vetted and started, and when that is refused; the reason is
 //! kept until the file is good again. What is judged is content: a file that only looks different is not tried again.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::{preflight::Refused, settle::ContentHash, watch::Fingerprint};
+use super::{preflight::Refused, refusal::Refusal, settle::ContentHash, watch::Fingerprint};
 
 /// Where a file is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,6 +28,8 @@ pub(crate) enum State {
     Loaded,
     /// Its modules are served.
     Running,
+    /// Its modules would be served, but a handler does not return.
+    Hung,
     /// It is gone, and ends what it has begun.
     Draining,
     /// It was unloaded, but something of it is still mapped.
@@ -35,6 +38,11 @@ pub(crate) enum State {
     Refused,
     /// It is not loaded, because an administrator said so.
     Disabled,
+    /// It must not be loaded again: the daemon died of it, or its workers did, too often.
+    Quarantined,
+    /// An older content of it is served, because this one did worse.
+    #[serde(rename = "rolled back")]
+    RolledBack,
 }
 
 /// What is to be done about a file.
@@ -137,10 +145,11 @@ impl Life {
         self.refused.as_ref().and_then(|(hash, _)| *hash)
     }
 
-    /// Whether nothing is under way, so that it will stay as it is.
-    pub(crate) fn is_settled(&self) -> bool {
+    /// Whether nothing is under way, so that it will stay as it is. With a `directory_missing`, nothing more will be known
+    /// of a file.
+    pub(crate) fn is_settled(&self, directory_missing: bool) -> bool {
         let waits = self.judged.is_none() || self.reload;
-        let is_left_alone = self.gone_since.is_some() || self.disabled;
+        let is_left_alone = self.gone_since.is_some() || self.disabled || directory_missing;
         self.attempt.is_none() && self.unloading.is_none() && (!waits || is_left_alone)
     }
 
@@ -176,10 +185,18 @@ impl Life {
             .map(|since| since + gone_after)
     }
 
-    /// The next look judges anew, whatever was judged before.
+    /// Whether the file looks as it did when it was judged, for one that is not to be judged. It is there.
+    pub(crate) fn look_only(&mut self, fingerprint: Fingerprint) -> bool {
+        self.gone_since = None;
+        self.judged == Some(fingerprint)
+    }
+
+    /// The next look judges anew, whatever was judged before; but what was rolled back has to change first.
     pub(crate) fn reconsider(&mut self) {
         self.judged = None;
-        if let Some((hash, _)) = &mut self.refused {
+        if let Some((hash, refused)) = &mut self.refused
+            && !matches!(refused.refusal, Refusal::RolledBack { .. })
+        {
             *hash = None;
         }
     }
@@ -264,6 +281,12 @@ impl Life {
         self.refused = Some((Some(hash), refused));
     }
 
+    /// What was served before is served again: the new content did worse.
+    pub(crate) fn rolled_back(&mut self, to: ContentHash, from: ContentHash, refused: Refused) {
+        self.serving = Some(to);
+        self.refused = Some((Some(from), refused));
+    }
+
     /// What ran has to go, for a reason that is not the file's disappearance.
     pub(crate) fn displaced(&mut self, refused: Refused) {
         self.refused = Some((self.serving, refused));
@@ -281,16 +304,21 @@ impl Life {
 
     /// Brings the published state up to date.
     pub(crate) fn refresh(&mut self, now: SystemTime) {
+        let refused = |expected: fn(&Refusal) -> bool| self.refusal().is_some_and(|refused| expected(&refused.refusal));
+        let rolled_back = refused(|refusal| matches!(refusal, Refusal::RolledBack { .. }));
+        let quarantined = refused(|refusal| matches!(refusal, Refusal::Quarantined(_)));
         let state = match (self.attempt, self.serving) {
             _ if self.unloading.is_some() => State::Draining,
+            (_, Some(_)) if rolled_back => State::RolledBack,
             (_, Some(_)) => State::Running,
             (Some(Attempt::Starting { created: true }), None) => State::Loaded,
             (Some(Attempt::Starting { created: false }), None) => State::Checked,
             _ if self.disabled => State::Disabled,
+            (Some(Attempt::Vetting) | None, None) if quarantined => State::Quarantined,
             // Until the verdict, what was said of it before stands.
-            (Some(Attempt::Vetting), None) if self.refused.is_some() => State::Refused,
+            (Some(Attempt::Vetting), None) if self.refused.is_some() => self.kind_of_refusal(),
             (Some(Attempt::Vetting), None) => State::Seen,
-            (None, None) if self.refused.is_some() => State::Refused,
+            (None, None) if self.refused.is_some() => self.kind_of_refusal(),
             (None, None) if self.gone_since.is_some() => State::Retired,
             (None, None) => State::Seen,
         };
@@ -298,12 +326,18 @@ impl Life {
             (self.state, self.since) = (state, now);
         }
     }
+
+    fn kind_of_refusal(&self) -> State {
+        match self.refusal() {
+            Some(Refused { refusal: Refusal::Quarantined(_), .. }) => State::Quarantined,
+            _ => State::Refused,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::refusal::Refusal;
 
     const GONE: Duration = Duration::from_secs(2);
 
@@ -454,7 +488,7 @@ mod tests {
         case.is(State::Draining);
         case.life.retired();
         case.is(State::Disabled);
-        assert!(case.life.is_settled());
+        assert!(case.life.is_settled(false));
         assert_eq!(case.look(Some(fingerprint(2)), 1), None, "not even looked into");
         case.life.enable();
         assert_eq!(case.look(Some(fingerprint(2)), 2), Some(Order::Vet));
@@ -471,10 +505,30 @@ mod tests {
         case.look(Some(fingerprint(2)), 1);
         case.life.reload();
         case.life.vetted(Verdict::Unchanged(fingerprint(2)));
-        assert!(!case.life.is_settled(), "that was not the reload");
+        assert!(!case.life.is_settled(false), "that was not the reload");
         assert_eq!(case.look(Some(fingerprint(2)), 2), Some(Order::Vet));
         assert_eq!(case.life.take_known(), None, "what is served is loaded again");
         assert_eq!(case.life.take_known(), Some(hash(1)));
+    }
+
+    #[test]
+    fn what_was_rolled_back_is_not_tried_again_until_the_file_changes() {
+        let mut case = Case::new();
+        case.run(1);
+        case.look(Some(fingerprint(2)), 1);
+        case.life.vetted(Verdict::Passed(fingerprint(2)));
+        case.life.started(hash(2));
+        let why = Refusal::RolledBack { generation: 2, version: "2.0.0".to_owned(), why: "it was slow".to_owned() };
+        case.life.rolled_back(hash(1), hash(2), why.into());
+        case.is(State::RolledBack);
+        assert_eq!((case.life.serving(), case.life.refused_content()), (Some(hash(1)), Some(hash(2))));
+        assert_eq!(case.look(Some(fingerprint(2)), 2), None);
+        case.life.reconsider();
+        assert_eq!(case.life.refused_content(), Some(hash(2)), "an order to rescan does not change the file");
+        assert_eq!(case.look(Some(fingerprint(3)), 3), Some(Order::Vet));
+        case.life.vetted(Verdict::Passed(fingerprint(3)));
+        case.life.started(hash(3));
+        case.is(State::Running);
     }
 
     #[test]
@@ -483,9 +537,9 @@ mod tests {
         case.run(1);
         case.life.displaced(refused());
         case.is(State::Draining);
-        assert!(!case.life.is_settled());
+        assert!(!case.life.is_settled(false));
         case.life.retired();
         case.is(State::Refused);
-        assert!(case.life.is_settled());
+        assert!(case.life.is_settled(false));
     }
 }

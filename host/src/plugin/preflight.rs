@@ -152,7 +152,8 @@ impl From<Refusal> for Refused {
     }
 }
 
-fn signal_name(signal: i32) -> String {
+/// The name of a signal, as people know it.
+pub(crate) fn signal_name(signal: i32) -> String {
     let name = match Signal::from_named_raw(signal) {
         Some(Signal::SEGV) => "SIGSEGV",
         Some(Signal::BUS) => "SIGBUS",
@@ -162,6 +163,8 @@ fn signal_name(signal: i32) -> String {
         Some(Signal::XCPU) => "SIGXCPU",
         Some(Signal::TRAP) => "SIGTRAP",
         Some(Signal::SYS) => "SIGSYS",
+        Some(Signal::KILL) => "SIGKILL",
+        Some(Signal::TERM) => "SIGTERM",
         _ => return format!("signal {signal}"),
     };
     name.to_owned()

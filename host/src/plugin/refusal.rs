@@ -92,10 +92,23 @@ pub(crate) enum Refusal {
     NoAnswer(Duration),
     #[error("it could not be checked ({0}): the daemon tries again when the file changes or plugins are rescanned")]
     Unchecked(String),
+    #[error(
+        "it is quarantined: {0}; `muster plugin unquarantine` lets it be tried again, another content is tried at once"
+    )]
+    Quarantined(String),
     #[error("module {module} did not start as {role}: {reason}")]
     NotStarted { module: String, role: String, reason: String },
     #[error("it could not be created: {0}")]
     NotCreated(String),
+    #[error(
+        "generation {generation} (version {version}) was rolled back: {why}; it is not loaded again until the file changes"
+    )]
+    RolledBack { generation: u64, version: String, why: String },
+    #[error(
+        "{generations} older generations of it are still mapped ({bytes} bytes), and at most {cap} may be: restart the \
+         daemon, or wait until they can be unloaded, which is tried every {rescan}"
+    )]
+    StillMapped { generations: usize, bytes: u64, cap: usize, rescan: String },
     #[error("it had not started after {}: look for work in `create` or `start` that does not end", human(.0))]
     StartTimeout(Duration),
 }

@@ -2,16 +2,20 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use muster_plugin_api::PluginManifest;
 use serde_json::{Value, json};
 
-use super::{lifecycle::State, preflight::Refused, settle::ContentHash};
+use super::{history::History, lifecycle::State, preflight::Refused, settle::ContentHash};
 use crate::{
     ids::Generation,
-    modules::{actor::Presence, calls::Figures},
+    modules::{
+        calls::Figures,
+        presence::{Hang, Presence},
+    },
+    worker,
 };
 
 /// One file in the plugin directory.
@@ -23,6 +27,13 @@ pub(crate) struct FileStatus {
     pub(crate) since: SystemTime,
     /// Why its content is not served; also set beside a generation that goes on running.
     pub(crate) refused: Option<Refused>,
+    /// The handler that does not return.
+    pub(crate) hang: Option<Hang>,
+    /// New files are not loaded; and whether there is one.
+    pub(crate) pinned: Option<bool>,
+    /// What is served is on probation.
+    pub(crate) probation: Option<OnProbation>,
+    pub(crate) history: History,
     /// What is served.
     pub(crate) serving: Option<Serving>,
     /// Older generations that have not ended what they had begun.
@@ -42,6 +53,18 @@ pub(crate) struct Serving {
     pub(crate) since: SystemTime,
     pub(crate) figures: Arc<Figures>,
     pub(crate) presence: Arc<Presence>,
+    /// Of a plugin in a process of its own.
+    pub(crate) worker: Option<Arc<worker::Figures>>,
+}
+
+/// What is kept while its successor is on probation.
+#[derive(Debug, Clone)]
+pub(crate) struct OnProbation {
+    pub(crate) kept: Generation,
+    pub(crate) hash: ContentHash,
+    pub(crate) version: String,
+    /// How much longer.
+    pub(crate) left: Duration,
 }
 
 /// A generation that is gone, but whose library is still mapped.
@@ -59,6 +82,16 @@ impl FileStatus {
         self.file.strip_suffix(".so").unwrap_or(&self.file)
     }
 
+    /// Why it is in this state, if that is not as it should be.
+    pub(crate) fn reason(&self) -> Option<String> {
+        let refused = || self.refused.as_ref().map(|refused| refused.refusal.to_string());
+        let ignored = || {
+            (self.pinned == Some(true))
+                .then(|| "the file has changed, and is not loaded while the plugin is pinned".to_owned())
+        };
+        self.hang.as_ref().map(Hang::to_string).or_else(ignored).or_else(refused)
+    }
+
     /// Everything, as `muster plugin list -o json` shows it. Times are seconds since 1970, counters are of this moment.
     pub(crate) fn to_json(&self) -> Value {
         let mut json = json!({
@@ -66,8 +99,11 @@ impl FileStatus {
             "file": &*self.file,
             "state": self.state,
             "since": seconds(self.since),
-            "reason": self.refused.as_ref().map(|refused| refused.refusal.to_string()),
+            "reason": self.reason(),
             "details": self.refused.as_ref().and_then(|refused| refused.details.clone()),
+            "pinned": self.pinned.is_some(),
+            "probation": self.probation.as_ref().map(OnProbation::to_json),
+            "history": self.history.to_json(),
             "draining": self.draining.iter().map(|generation| generation.0).collect::<Vec<_>>(),
             "stillMapped": self.still_mapped.iter().map(StillMapped::to_json).collect::<Vec<_>>(),
         });
@@ -97,13 +133,33 @@ impl Serving {
             "modules": modules,
             "loadedAt": seconds(self.since),
             "calls": count(&self.figures.calls),
+            "handled": count(&self.figures.handled),
+            "p50Ms": milliseconds(self.figures.latency.quantile(0.5)),
+            "p99Ms": milliseconds(self.figures.latency.quantile(0.99)),
             "errors": count(&self.figures.errors),
             "panics": count(&self.figures.panics),
             "timeouts": count(&self.figures.timeouts),
             "unclaimedReplies": count(&self.figures.unclaimed),
             "ticksSkipped": count(&self.figures.ticks_skipped),
-            "cpuMs": self.presence.cpu_time().map(|time| time.as_millis() as u64),
+            "isolation": if self.worker.is_some() { "process" } else { "thread" },
+            "worker": self.worker.as_ref().map(|worker| json!({
+                "pid": worker.pid(),
+                "deaths": count(&worker.deaths),
+                "restarts": count(&worker.restarts),
+            })),
+            "cpuMs": self.worker.as_ref().map_or_else(|| self.presence.cpu_time(), |worker| worker.cpu_time()).map(|time| time.as_millis() as u64),
             "insideHandlerMs": self.presence.inside_for().map(|time| time.as_millis() as u64),
+        })
+    }
+}
+
+impl OnProbation {
+    fn to_json(&self) -> Value {
+        json!({
+            "keptGeneration": self.kept.0,
+            "keptHash": self.hash.to_string(),
+            "keptVersion": self.version,
+            "leftMs": self.left.as_millis() as u64,
         })
     }
 }
@@ -117,6 +173,11 @@ impl StillMapped {
             "since": seconds(self.since),
         })
     }
+}
+
+/// To a hundredth, as people read them.
+fn milliseconds(time: Option<Duration>) -> Option<f64> {
+    time.map(|time| (time.as_secs_f64() * 1e5).round() / 100.0)
 }
 
 fn seconds(time: SystemTime) -> u64 {

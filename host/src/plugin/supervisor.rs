@@ -16,14 +16,17 @@ use tokio::{
 
 use super::{
     Config,
-    control::Action,
+    control::Change,
     generation::{Candidate, NotStarted, Running},
-    lifecycle::{Life, Order, Verdict},
+    history::{By, History},
+    lifecycle::{Life, Order, State, Verdict},
     needs::{self, Wants},
+    orders::Action,
     preflight::Refused,
+    quarantine::Quarantine,
     refusal::Refusal,
     settle::ContentHash,
-    status::{FileStatus, StillMapped},
+    status::FileStatus,
     unload::Leftover,
     vet::{Vetter, remove_copy},
     watch::{self, Hints},
@@ -33,6 +36,13 @@ use crate::{
     modules::{Modules, schedule},
     store::Kept,
 };
+
+mod leftovers;
+mod orders;
+mod probation;
+
+use leftovers::Remains;
+use probation::{JUDGE, Warm};
 
 /// The longest that [`Supervisor::settled`](super::Supervisor::settled) waits, for a copy that is still under way when the daemon starts.
 const PATIENCE_AT_START: Duration = Duration::from_secs(15);
@@ -47,8 +57,10 @@ pub(super) enum Input {
     Started { file: Arc<str>, hash: ContentHash, outcome: Box<Result<Running, NotStarted>> },
     Retired { file: Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>> },
     Retried { generation: Generation, outcome: Result<(), Box<Leftover>> },
-    Order { file: Arc<str>, action: Action, done: oneshot::Sender<Option<FileStatus>> },
+    Condemned { file: Arc<str>, generation: Generation, reason: String },
+    Settle { file: Arc<str>, change: Change, done: oneshot::Sender<Option<FileStatus>> },
     Rescan { done: oneshot::Sender<()> },
+    Order { action: Action, name: String, done: oneshot::Sender<Result<String, String>> },
     Shutdown { grace: Duration, done: oneshot::Sender<Vec<String>> },
 }
 
@@ -57,6 +69,7 @@ struct Shared {
     config: Config,
     modules: Arc<Modules>,
     vetter: Vetter,
+    quarantine: Arc<Quarantine>,
     reports: mpsc::Sender<Input>,
 }
 
@@ -65,7 +78,14 @@ struct Slot {
     life: Life,
     place: u64,
     running: Option<Running>,
+    /// What `running` replaced, while that is on probation.
+    warm: Option<Warm>,
     draining: BTreeSet<Generation>,
+    /// New files are not loaded.
+    pinned: bool,
+    /// There is a new file, and it was not loaded.
+    ignored: bool,
+    history: History,
     /// It was there when the daemon started, and is not settled yet.
     awaited: bool,
     /// It was there when the daemon started: ids go by name then, not by who is faster.
@@ -76,13 +96,6 @@ struct Slot {
     wants: Option<Wants>,
     /// Who wants to know when nothing is under way.
     waiting: Vec<oneshot::Sender<Option<FileStatus>>>,
-}
-
-/// A library that is still mapped, and whether somebody is trying to unload it.
-struct Remains {
-    file: Arc<str>,
-    told: StillMapped,
-    leftover: Option<Leftover>,
 }
 
 /// The supervisor's own state: one owner, one writer.
@@ -111,9 +124,10 @@ impl Task {
         config: Config,
         modules: Arc<Modules>,
     ) -> io::Result<(Task, mpsc::Sender<Input>, mpsc::Receiver<Input>)> {
-        let vetter = Vetter::new(&config)?;
+        let quarantine = config.quarantine.clone();
+        let vetter = Vetter::new(&config, quarantine.clone())?;
         let (reports, inputs) = mpsc::channel(REPORTS);
-        let shared = Shared { config, modules, vetter, reports: reports.clone() };
+        let shared = Shared { config, modules, vetter, quarantine, reports: reports.clone() };
         let task = Task {
             shared: Arc::new(shared),
             slots: BTreeMap::new(),
@@ -142,6 +156,7 @@ impl Task {
     /// Works until it is told to shut down.
     pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         let modules = self.shared.modules.clone();
+        let upset = modules.clone();
         let mut attendants = JoinSet::new();
         attendants.spawn({
             let modules = modules.clone();
@@ -156,6 +171,8 @@ impl Task {
         let mut hints = Hints::new(&directory);
         let mut rescan = tokio::time::interval(self.shared.config.rescan);
         rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut judge = tokio::time::interval(JUDGE);
+        judge.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let gone_at = self.slots.values().filter_map(|slot| slot.life.gone_at(self.shared.config.gone)).min();
             let gone_at = gone_at.map(tokio::time::Instant::from_std);
@@ -171,6 +188,8 @@ impl Task {
                     Some(input) => self.take(input, &directory),
                 },
                 () = hints.next() => self.look(&directory),
+                () = upset.upset() => self.judge(),
+                _ = judge.tick(), if self.slots.values().any(|slot| slot.warm.is_some()) => self.judge(),
                 _ = rescan.tick() => {
                     hints.renew();
                     self.retry_unloading();
@@ -200,7 +219,9 @@ impl Task {
                 }
                 Input::Rescan { done } => done.send(()).unwrap_or(()),
                 // Dropped, it says that there is no such file.
-                Input::Order { .. } => {}
+                Input::Settle { .. } => {}
+                // Whoever asked may not want to know any more.
+                Input::Order { name, done, .. } => drop(done.send(Err(format!("there is no plugin {name}")))),
                 other => tracing::error!(?other, "there are no plugins that this could be about"),
             }
         }
@@ -220,12 +241,18 @@ impl Task {
             Input::Retried { generation, outcome } => {
                 if let Err(leftover) = outcome {
                     self.keep(generation, *leftover);
-                } else if let Some(remains) = self.remains.remove(&generation) {
-                    tracing::info!(file = &*remains.file, %generation, "unloaded after all");
+                    return;
                 }
-                return;
+                let Some(remains) = self.remains.remove(&generation) else { return };
+                tracing::info!(file = &*remains.file, %generation, "unloaded after all");
+                let Some(slot) = self.slots.get_mut(&remains.file) else { return };
+                let full = |refused: &Refused| matches!(refused.refusal, Refusal::StillMapped { .. });
+                if slot.life.refusal().is_some_and(full) {
+                    slot.life.reconsider();
+                }
             }
-            Input::Order { file, action, done } => return self.order(&file, action, done, directory),
+            Input::Condemned { file, generation, reason } => self.condemned(&file, generation, reason),
+            Input::Settle { file, change, done } => return self.order(&file, change, done, directory),
             Input::Rescan { done } => {
                 for slot in self.slots.values_mut() {
                     slot.life.reconsider();
@@ -234,6 +261,14 @@ impl Task {
                 self.look(directory);
                 // Whoever asked may not want to know any more.
                 done.send(()).unwrap_or(());
+                return;
+            }
+            Input::Order { action, name, done } => {
+                let outcome = self.obey(action, &name);
+                self.look(directory);
+                self.publish();
+                // Whoever asked may not want to know any more.
+                drop(done.send(outcome));
                 return;
             }
             // Taken by the loop, which ends with it.
@@ -268,6 +303,16 @@ impl Task {
             let look = seen.remove(&**file);
             slot.removed &= look.is_none();
             let gone = if slot.removed { Duration::ZERO } else { patience };
+            if let Some(fingerprint) = look
+                && slot.pinned
+                && slot.running.is_some()
+            {
+                let ignored = !slot.life.look_only(fingerprint);
+                if ignored && !std::mem::replace(&mut slot.ignored, ignored) {
+                    tracing::warn!(file = &**file, "the file has changed, and is not loaded: it is pinned");
+                }
+                continue;
+            }
             match slot.life.look(look, now, gone) {
                 Some(Order::Forget) => forget.push(file.clone()),
                 Some(order) => orders.push((file.clone(), order)),
@@ -286,10 +331,21 @@ impl Task {
             }
             let place = self.next_place;
             self.next_place += 1;
-            let (running, draining) = (None, BTreeSet::new());
-            let (awaited, first) = (is_first_look, is_first_look);
-            let (removed, wants, waiting) = (false, None, Vec::new());
-            let slot = Slot { life, place, running, draining, awaited, first, removed, wants, waiting };
+            let slot = Slot {
+                life,
+                place,
+                running: None,
+                warm: None,
+                draining: BTreeSet::new(),
+                pinned: false,
+                ignored: false,
+                history: History::default(),
+                awaited: is_first_look,
+                first: is_first_look,
+                removed: false,
+                wants: None,
+                waiting: Vec::new(),
+            };
             self.slots.insert(file, slot);
         }
         for file in forget {
@@ -309,22 +365,22 @@ impl Task {
     }
 
     /// Does what an administrator says. It was written down before.
-    fn order(&mut self, file: &Arc<str>, action: Action, done: oneshot::Sender<Option<FileStatus>>, directory: &Path) {
+    fn order(&mut self, file: &Arc<str>, change: Change, done: oneshot::Sender<Option<FileStatus>>, directory: &Path) {
         // A file that has just been installed is there from now on.
         self.look(directory);
         if let Some(slot) = self.slots.get_mut(file) {
-            let order = match action {
-                Action::Look => None,
-                Action::Reload => {
+            let order = match change {
+                Change::Look => None,
+                Change::Reload => {
                     slot.life.reload();
                     None
                 }
-                Action::Enable => {
+                Change::Enable => {
                     slot.life.enable();
                     None
                 }
-                Action::Disable => slot.life.disable(),
-                Action::Forget => {
+                Change::Disable => slot.life.disable(),
+                Change::Forget => {
                     slot.removed = true;
                     None
                 }
@@ -376,6 +432,7 @@ impl Task {
             && slot.life.refusal() != Some(refused)
         {
             log_refusal(file, refused, slot.running.is_some());
+            slot.note_refusal(refused);
         }
         if !matches!(verdict, Verdict::StillRefused(_)) {
             slot.wants = None;
@@ -394,12 +451,14 @@ impl Task {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, Refusal::from(taken).into());
         }
-        if let Some(refusal) = self.unmet_needs(file, &candidate) {
+        if let Some(refusal) = self.too_many_mapped(file).or_else(|| self.unmet_needs(file, &candidate)) {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, refusal.into());
         }
         let (shared, file) = (self.shared.clone(), file.clone());
         self.steps.spawn(async move {
+            // Should the daemon die in here, its successor will know of what.
+            let marker = shared.quarantine.begin(candidate.hash, &file).await;
             let (hash, path) = (candidate.hash, candidate.path.clone());
             let (created, was_created) = oneshot::channel();
             let start = candidate.start(&shared.config, &shared.modules, || {
@@ -412,6 +471,7 @@ impl Task {
                 }
             };
             let (outcome, ()) = tokio::join!(start, tell);
+            drop(marker);
             if outcome.as_ref().is_err_and(|not_started| not_started.leftover.is_none()) {
                 // Nothing is mapped from it; it may never have been opened.
                 remove_copy(&path);
@@ -434,7 +494,7 @@ impl Task {
         let place = slot.place;
         if slot.life.is_disabled() {
             slot.life.abandoned();
-            return self.end(file, running, "it was disabled");
+            return self.end(file, running, Duration::ZERO, "it was disabled");
         }
         let generation = running.actor.generation;
         if let Some(rival) = self.slower_rival(file, &running) {
@@ -442,17 +502,20 @@ impl Task {
             self.displace(&rival.0, reason.into());
         }
         if let Err(taken) = self.shared.modules.install(running.offer(file, place)) {
-            self.end(file, running, "it was not served");
+            self.end(file, running, Duration::ZERO, "it was not served");
             return self.refuse(file, hash, Refusal::from(taken).into());
         }
         let Some(slot) = self.slots.get_mut(file) else { return };
         slot.life.started(hash);
         let (shared, manifest) = (self.shared.clone(), running.status().manifest);
         self.steps.spawn(async move { shared.config.trust.ran(&manifest).await });
+        self.shared.clone().watch_worker(&mut self.steps, file, &running);
         let old = slot.running.replace(running);
+        let from = old.as_ref().map(|old| old.actor.generation);
+        slot.history.add(By::File, from, Some(generation), "running".to_owned());
         tracing::info!(file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), "running");
         if let Some(old) = old {
-            self.end(file, old, "it was replaced before it answered");
+            self.keep_warm(file, old);
             self.reconsider_rivals(file);
         }
         self.reconsider_needs();
@@ -491,6 +554,14 @@ impl Task {
         }
     }
 
+    /// No further worker is started for this generation.
+    fn condemned(&mut self, file: &Arc<str>, generation: Generation, reason: String) {
+        let running = self.slots.get(file).and_then(|slot| slot.running.as_ref());
+        if running.is_some_and(|running| running.actor.generation == generation) {
+            self.displace(file, Refusal::Quarantined(reason).into());
+        }
+    }
+
     /// Who was refused because this file had an id may have it now.
     fn reconsider_rivals(&mut self, file: &Arc<str>) {
         for slot in self.slots.values_mut() {
@@ -525,19 +596,23 @@ impl Task {
     fn refuse(&mut self, file: &Arc<str>, hash: ContentHash, refused: Refused) {
         let Some(slot) = self.slots.get_mut(file) else { return };
         log_refusal(file, &refused, slot.running.is_some());
+        slot.note_refusal(&refused);
         slot.life.failed(hash, refused);
     }
 
     /// Takes a file's modules out of service.
     fn unload(&mut self, file: &Arc<str>, why: &str) {
         self.shared.modules.retire(file);
-        let Some(running) = self.slots.get_mut(file).and_then(|slot| slot.running.take()) else { return };
-        self.end(file, running, why);
+        self.end_probation(file, why);
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        let Some(running) = slot.running.take() else { return };
+        slot.history.add(By::File, Some(running.actor.generation), None, why.to_owned());
+        self.end(file, running, self.shared.config.drain, why);
         self.reconsider_rivals(file);
     }
 
     /// Lets a generation end that is not routed to any more.
-    fn end(&mut self, file: &Arc<str>, running: Running, why: &str) {
+    fn end(&mut self, file: &Arc<str>, running: Running, drain: Duration, why: &str) {
         // At once, so that whoever still holds the old route is sent to the new one.
         running.actor.mailbox.drain();
         let generation = running.actor.generation;
@@ -546,50 +621,9 @@ impl Task {
         }
         let (shared, file, why) = (self.shared.clone(), file.clone(), why.to_owned());
         self.steps.spawn(async move {
-            let outcome = running.retire(shared.config.drain, &why).await;
+            let outcome = running.retire(drain, &why).await;
             shared.report(Input::Retired { file, generation, outcome }).await;
         });
-    }
-
-    fn retired(&mut self, file: &Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>>) {
-        match outcome {
-            Ok(()) => {
-                tracing::info!(file = &**file, %generation, "unloaded");
-                // The loader unmaps what it could not unmap before when something else is closed.
-                self.retry_unloading();
-            }
-            Err(leftover) => self.remember(file, *leftover),
-        }
-        let Some(slot) = self.slots.get_mut(file) else { return };
-        slot.draining.remove(&generation);
-        if slot.running.is_none() && slot.draining.is_empty() {
-            slot.life.retired();
-        }
-    }
-
-    fn remember(&mut self, file: &Arc<str>, leftover: Leftover) {
-        let Leftover { generation, bytes, ref reason, .. } = leftover;
-        tracing::warn!(file = &**file, %generation, bytes, reason, "retired, still mapped");
-        let told = StillMapped::of(&leftover);
-        self.remains.insert(generation, Remains { file: file.clone(), told, leftover: Some(leftover) });
-    }
-
-    fn keep(&mut self, generation: Generation, leftover: Leftover) {
-        if let Some(remains) = self.remains.get_mut(&generation) {
-            remains.told = StillMapped::of(&leftover);
-            remains.leftover = Some(leftover);
-        }
-    }
-
-    fn retry_unloading(&mut self) {
-        for (generation, remains) in &mut self.remains {
-            let Some(leftover) = remains.leftover.take() else { continue };
-            let (shared, generation) = (self.shared.clone(), *generation);
-            self.steps.spawn(async move {
-                let outcome = leftover.retry().await;
-                shared.report(Input::Retried { generation, outcome }).await;
-            });
-        }
     }
 
     fn publish(&mut self) {
@@ -599,29 +633,40 @@ impl Task {
             .iter_mut()
             .map(|(file, slot)| {
                 slot.life.refresh(now);
-                let (state, since) = slot.life.state();
+                let hang = slot.running.as_ref().and_then(|running| running.actor.mailbox.hang());
+                let (state, since) = match &hang {
+                    Some(hang) if slot.life.state().0 == State::Running => (State::Hung, hang.since),
+                    _ => slot.life.state(),
+                };
                 let of_file = |remains: &&Remains| remains.file == *file;
                 FileStatus {
                     file: file.clone(),
                     state,
                     since,
                     refused: slot.life.refusal().cloned(),
+                    hang,
+                    pinned: slot.pinned.then_some(slot.ignored),
+                    probation: slot.probation(),
+                    history: slot.history.clone(),
                     serving: slot.running.as_ref().map(Running::status),
                     draining: slot.draining.iter().copied().collect(),
                     still_mapped: self.remains.values().filter(of_file).map(|remains| remains.told.clone()).collect(),
                 }
             })
             .collect();
-        for (slot, file) in self.slots.values_mut().zip(files.iter()).filter(|(slot, _)| slot.life.is_settled()) {
+        for (slot, file) in
+            self.slots.values_mut().zip(files.iter()).filter(|(slot, _)| slot.is_settled(self.directory_missing))
+        {
             for waiting in slot.waiting.drain(..) {
                 // Whoever asked may not want to know any more.
                 drop(waiting.send(Some(file.clone())));
             }
         }
         // What waits for another is not settled before the other is.
-        let others = self.slots.values().any(|slot| slot.awaited && !slot.life.is_settled());
+        let others = self.slots.values().any(|slot| slot.awaited && !slot.is_settled(self.directory_missing));
         for slot in self.slots.values_mut().filter(|slot| slot.awaited) {
-            slot.awaited = !slot.life.is_settled() || (others && slot.wants.is_some());
+            let settled = slot.is_settled(self.directory_missing);
+            slot.awaited = !settled || (others && slot.wants.is_some());
         }
         self.status.send_replace(files);
         if *self.settled.borrow() {
@@ -653,7 +698,7 @@ impl Task {
                 Ok(Some(Input::Retired { file, generation, outcome })) => self.retired(&file, generation, outcome),
                 Ok(Some(Input::Started { file, outcome, .. })) => {
                     if let Ok(running) = *outcome {
-                        self.end(&file, running, "the daemon is stopping");
+                        self.end(&file, running, Duration::ZERO, "the daemon is stopping");
                     }
                 }
                 Ok(Some(_)) => {}
@@ -673,19 +718,40 @@ impl Task {
     }
 }
 
-// === impl Shared ===
+// === impl Slot ===
 
-impl Shared {
-    async fn report(&self, input: Input) {
-        // The supervisor is gone: so is what this was about.
-        drop(self.reports.send(input).await);
+impl Slot {
+    /// Whether nothing is under way. What is pinned stays as it is, whatever its file looks like.
+    fn is_settled(&self, directory_missing: bool) -> bool {
+        let stays = directory_missing || (self.pinned && self.running.is_some());
+        self.life.is_settled(stays)
+    }
+
+    fn note_refusal(&mut self, refused: &Refused) {
+        let from = self.running.as_ref().map(|running| running.actor.generation);
+        self.history.add(By::File, from, None, format!("refused: {}", refused.refusal));
     }
 }
 
-impl StillMapped {
-    fn of(leftover: &Leftover) -> StillMapped {
-        let Leftover { generation, reason, bytes, since, .. } = leftover;
-        StillMapped { generation: *generation, reason: reason.clone(), bytes: *bytes, since: *since }
+// === impl Shared ===
+
+impl Shared {
+    /// Reports when no further worker is started for a generation that has them.
+    fn watch_worker(self: Arc<Self>, steps: &mut JoinSet<()>, file: &Arc<str>, running: &Running) {
+        let Some(worker) = running.actor.worker.clone() else { return };
+        let (file, generation, mailbox) = (file.clone(), running.actor.generation, running.actor.mailbox.clone());
+        steps.spawn(async move {
+            tokio::select! {
+                biased;
+                reason = worker.condemned() => self.report(Input::Condemned { file, generation, reason }).await,
+                () = mailbox.closed() => {}
+            }
+        });
+    }
+
+    async fn report(&self, input: Input) {
+        // The supervisor is gone: so is what this was about.
+        drop(self.reports.send(input).await);
     }
 }
 

@@ -95,6 +95,16 @@ async fn plugins_outlive_a_directory_that_vanishes() {
 }
 
 #[tokio::test]
+async fn a_directory_that_vanishes_at_the_start_is_not_waited_for() {
+    let kit = Kit::unsettled(&[("a.so", "versioned_v1")], |config| config.settle = Duration::from_millis(300), true);
+    kit.until("a.so is seen", |files| kit::file(files, "a.so").is_some()).await;
+    std::fs::rename(kit.directory(), kit.directory().with_extension("away")).unwrap();
+    let settled = tokio::time::timeout(Duration::from_secs(5), kit.supervisor.settled()).await;
+    assert!(settled.is_ok(), "{:?}", kit.status());
+    kit.end().await;
+}
+
+#[tokio::test]
 async fn at_the_start_an_id_goes_to_the_first_file_by_name_however_slow_it_is() {
     for _ in 0..5 {
         let kit = Kit::start(&[("b.so", "versioned_v2"), ("a.so", "versioned_v1")]).await;

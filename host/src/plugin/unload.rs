@@ -16,7 +16,10 @@ use std::{
 use procfs::process::{MMPermissions, MMapPath, Process};
 use tokio::sync::oneshot;
 
-use super::{elf::Facts, library, library::Library};
+use super::{
+    elf::Facts,
+    library::{self, Mapped},
+};
 use crate::{
     ids::Generation,
     modules::actor::{Actor, Left},
@@ -31,13 +34,21 @@ const JOIN_LOOK: Duration = Duration::from_millis(1);
 /// How long the destructors of a library may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a thread that looks as if it were inside is looked at again: words on a stack that was used before may
-/// point anywhere, but not for long.
-const LOOKS: u32 = 20;
+/// How long a thread may look as if it were inside: words on a stack that was used before may point anywhere, but not for
+/// long.
+const FORGOTTEN: Duration = Duration::from_millis(50);
+/// How long a thread may run, or wait for a processor, without being seen at rest: only then its stack can be read.
+const SEEN: Duration = Duration::from_secs(1);
+/// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The longest piece of a stack that is searched: more than any stack has that was not asked for by name.
 const STACK_SEARCHED: u64 = 64 * 1024 * 1024;
+
+/// The stack of every thread that deals with a library's addresses. A thread that ends leaves its stack to the next one
+/// that fits, with all that was on it, and whoever got it would seem to be inside. glibc gives nobody a stack of more than
+/// four times the size that was asked for, and the host's other threads ask for 2 MiB. What is not used takes no memory.
+pub(crate) const STACK: usize = 16 * 1024 * 1024;
 
 /// Threads of the host, wherever they come from: none of them runs code of a plugin that is not its own.
 static HOST_THREADS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
@@ -72,6 +83,17 @@ pub(crate) struct HostThread(i32);
 /// The threads of this process at some moment.
 #[derive(Debug, Default)]
 pub(crate) struct Bystanders(BTreeSet<(i32, u64)>);
+
+/// How a thread looks as if it were inside a library.
+#[derive(Debug, Clone, Copy)]
+enum Trace {
+    /// It could not be seen at rest.
+    Unseen,
+    /// It is at an instruction of it.
+    Code,
+    /// It has an address in it on its stack: this many words from the end that moves, of so many.
+    Stack { depth: usize, of: usize },
+}
 
 // === unloading ===
 
@@ -120,6 +142,8 @@ impl Leftover {
         let (done, outcome) = oneshot::channel();
         let (generation, since, path, facts) = (self.generation, self.since, self.path.clone(), self.facts.clone());
         let work = move || {
+            // Two that unload at a time are not inside each other's library.
+            let _mark = HostThread::mark();
             // Whoever waits may have lost patience.
             drop(done.send(self.finish()));
         };
@@ -127,7 +151,7 @@ impl Leftover {
             let left = Leftover { generation, since, path, facts, held: Held::Closed, reason: String::new(), bytes: 0 };
             Err(left.because(reason.to_owned()))
         };
-        if let Err(error) = std::thread::Builder::new().name("m-unload".to_owned()).spawn(work) {
+        if let Err(error) = std::thread::Builder::new().name("m-unload".to_owned()).stack_size(STACK).spawn(work) {
             return lost(&format!("there can be no thread to unload it on ({error})"));
         }
         match tokio::time::timeout(CLOSE_TIMEOUT, outcome).await {
@@ -153,7 +177,7 @@ impl Leftover {
                 self.held = Held::Open(Left { library: Some(library), bystanders });
                 return Err(self.because(format!("other threads are inside: {}", inside.join(", "))));
             }
-            if let Err(error) = Library::close(library) {
+            if let Err(error) = Mapped::close(library) {
                 return Err(self.because(format!("the loader cannot close it ({error})")));
             }
         }
@@ -249,53 +273,57 @@ impl Bystanders {
     }
 }
 
-/// The threads that came after the library and have something of it on their stacks, by name. Conservative: it may name
-/// one that is only about to forget, but none that is inside is left out.
+/// The threads that came after the library and may be inside it, by name and why. Conservative: it may name one that is
+/// only about to forget, but none that is inside is left out.
 fn threads_inside(path: &Path, bystanders: &Bystanders) -> Vec<String> {
     let library = ranges_of(path);
     let me = rustix::thread::gettid().as_raw_nonzero().get();
-    let mut suspects: Vec<i32> = tasks().into_iter().filter(|tid| *tid != me && !bystanders.has(*tid)).collect();
-    {
+    let mut suspects: Vec<(i32, Trace)> = {
         let host = host_threads();
-        suspects.retain(|tid| !host.contains(tid));
-    }
-    for look in 0..LOOKS {
-        if look > 0 {
-            std::thread::sleep(LOOK_AGAIN);
-        }
+        let strangers = tasks().into_iter().filter(|tid| *tid != me && !bystanders.has(*tid) && !host.contains(tid));
+        strangers.map(|tid| (tid, Trace::Unseen)).collect()
+    };
+    let begin = Instant::now();
+    loop {
         let stacks = writable_ranges();
-        suspects.retain(|tid| may_be_inside(*tid, &library, &stacks));
-        if suspects.is_empty() {
+        suspects.retain_mut(|(tid, trace)| match look_for(*tid, &library, &stacks) {
+            None => false,
+            Some(found) => {
+                *trace = found;
+                true
+            }
+        });
+        let patience = if suspects.iter().any(|(_, trace)| matches!(trace, Trace::Unseen)) { SEEN } else { FORGOTTEN };
+        if suspects.is_empty() || begin.elapsed() >= patience {
             break;
         }
+        std::thread::sleep(LOOK_AGAIN);
     }
-    suspects.into_iter().map(|tid| format!("{} ({tid})", comm(tid))).collect()
+    suspects.into_iter().map(|(tid, trace)| format!("{} ({tid}, {trace})", comm(tid))).collect()
 }
 
-fn may_be_inside(tid: i32, library: &[(u64, u64)], stacks: &[(u64, u64)]) -> bool {
-    let Ok(syscall) = fs::read_to_string(format!("/proc/self/task/{tid}/syscall")) else {
-        // Gone, or a kernel that does not tell; then its existence has to do.
-        return begun(tid).is_some();
-    };
-    let registers = || {
-        let mut words = syscall.split_whitespace().rev();
-        let (pc, sp) = (words.next()?, words.next()?);
-        Some((hexadecimal(pc)?, hexadecimal(sp)?))
-    };
+/// What of the library a thread has, if any.
+fn look_for(tid: i32, library: &[(u64, u64)], stacks: &[(u64, u64)]) -> Option<Trace> {
+    let unseen = || begun(tid).map(|_| Trace::Unseen);
+    // Gone, or a kernel that does not tell; then its existence has to do.
+    let Ok(syscall) = fs::read_to_string(format!("/proc/self/task/{tid}/syscall")) else { return unseen() };
+    let mut words = syscall.split_whitespace().rev();
     // A thread that runs has no registers to be read.
-    let Some((pc, sp)) = registers() else { return true };
+    let (Some(pc), Some(sp)) = (words.next().and_then(hexadecimal), words.next().and_then(hexadecimal)) else {
+        return unseen();
+    };
     if within(pc, library) {
-        return true;
+        return Some(Trace::Code);
     }
-    let Some((_, top)) = stacks.iter().find(|(start, end)| (*start..*end).contains(&sp)) else { return false };
+    let (_, top) = stacks.iter().find(|(start, end)| (*start..*end).contains(&sp))?;
     let from = sp & !7;
-    let length = usize::try_from((top - from).min(STACK_SEARCHED)).unwrap_or_default();
-    let mut stack = vec![0; length];
-    let read = fs::File::open("/proc/self/mem").and_then(|memory| memory.read_at(&mut stack, from));
+    let mut stack = vec![0; usize::try_from((top - from).min(STACK_SEARCHED)).unwrap_or_default()];
     // A stack that is gone by now had an end that this thread has reached as well.
-    let Ok(read) = read else { return begun(tid).is_some() };
+    let Ok(read) = fs::File::open("/proc/self/mem").and_then(|memory| memory.read_at(&mut stack, from)) else {
+        return unseen();
+    };
     let words = stack[..read].chunks_exact(8).filter_map(|word| word.try_into().ok()).map(u64::from_ne_bytes);
-    words.into_iter().any(|word| within(word, library))
+    words.zip(0..).find(|(word, _)| within(*word, library)).map(|(_, depth)| Trace::Stack { depth, of: read / 8 })
 }
 
 fn writable_ranges() -> Vec<(u64, u64)> {
@@ -324,4 +352,14 @@ fn begun(tid: i32) -> Option<u64> {
 
 fn comm(tid: i32) -> String {
     fs::read_to_string(format!("/proc/self/task/{tid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+impl std::fmt::Display for Trace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Trace::Unseen => f.write_str("always running"),
+            Trace::Code => f.write_str("in its code"),
+            Trace::Stack { depth, of } => write!(f, "on its stack, {depth} of {of} words deep"),
+        }
+    }
 }

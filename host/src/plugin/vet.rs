@@ -17,6 +17,7 @@ use super::{
     generation::Candidate,
     lifecycle::Verdict,
     preflight::{Checker, Refused},
+    quarantine::Quarantine,
     refusal::Refusal,
     settle::{ContentHash, Unfit, settle},
     stage::Stage,
@@ -34,6 +35,7 @@ pub(super) struct Vetter {
     checker: Checker,
     trust: Arc<Trust>,
     stage: Arc<Stage>,
+    quarantine: Arc<Quarantine>,
     places: Semaphore,
 }
 
@@ -42,13 +44,14 @@ impl Vetter {
     ///
     /// # Errors
     /// When there can be no such directory.
-    pub(super) fn new(config: &Config) -> io::Result<Vetter> {
+    pub(super) fn new(config: &Config, quarantine: Arc<Quarantine>) -> io::Result<Vetter> {
         Ok(Vetter {
             directory: config.directory.clone().unwrap_or_default(),
             pause: config.settle,
             checker: config.checker.clone(),
             trust: config.trust.clone(),
             stage: Arc::new(Stage::create(&config.stage_parent)?),
+            quarantine,
             places: Semaphore::new(PREFLIGHTS_AT_ONCE),
         })
     }
@@ -96,6 +99,9 @@ impl Vetter {
             Ok(Err(refusal)) => return refuse(refusal.into()),
             Err(error) => return refuse(Refusal::Unchecked(error.to_string()).into()),
         };
+        if let Some(reason) = self.quarantine.is_quarantined(&hash) {
+            return refuse(Refusal::Quarantined(reason).into());
+        }
         let stem = file.strip_suffix(".so").unwrap_or(file).to_owned();
         let generation = Generation(GENERATIONS.fetch_add(1, Ordering::Relaxed));
         let written = tokio::task::spawn_blocking({

@@ -80,6 +80,48 @@ async fn callers_of_a_module_that_hangs_are_told_in_time_and_others_are_served()
     assert_eq!(left.len(), 1, "{left:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_that_hangs_is_flagged_and_refuses_further_calls_until_its_file_is_replaced() {
+    let kit = Kit::with_deadline(&[("f.so", "faulty")], Duration::from_millis(500)).await;
+    let block = kit.send("faulty", json!({ "do": "block" }), Duration::from_millis(500)).unwrap();
+    let files = kit.until("it is hung", |files| kit::file(files, "f.so").unwrap().state == State::Hung).await;
+    assert_eq!(block.await.unwrap(), failed("module faulty failed: timed out after 0.5 s"));
+    let reason = kit::file(&files, "f.so").unwrap().reason().unwrap();
+    assert!(reason.starts_with("clientHandler of module faulty has not returned for "), "{reason}");
+    assert!(reason.contains("its thread is blocked"), "{reason}");
+    assert_eq!(kit.try_ask("faulty", json!({ "do": "ok" })).await, Err("unfit"));
+    kit.put("f.so", "echo");
+    kit.until_running("f.so").await;
+    assert_eq!(kit.try_ask("faulty", json!({ "do": "ok" })).await, Err("unknown"));
+    kit.until("the old one is given up", |files| !kit::file(files, "f.so").unwrap().still_mapped.is_empty()).await;
+    drop(kit.supervisor.shutdown(Duration::from_secs(10)).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_whose_handler_returns_after_all_is_served_again() {
+    let kit = Kit::with_deadline(&[("f.so", "faulty")], Duration::from_millis(400)).await;
+    let block = kit.send("faulty", json!({ "do": "stall" }), Duration::from_millis(400)).unwrap();
+    kit.until("it is hung", |files| kit::file(files, "f.so").unwrap().state == State::Hung).await;
+    assert_eq!(block.await.unwrap(), failed("module faulty failed: timed out after 0.4 s"));
+    kit.until_running("f.so").await;
+    assert_eq!(kit.ask("faulty", json!({ "do": "ok" })).await, served(json!({ "ok": true })));
+    kit.end().await;
+}
+
+#[tokio::test]
+async fn a_module_that_panics_again_and_again_is_out_of_service_for_a_while() {
+    let kit = Kit::start(&[("f.so", "faulty")]).await;
+    let mut panics = 0;
+    while kit.try_ask("faulty", json!({ "do": "panic" })).await != Err("unfit") {
+        panics += 1;
+        assert!(panics <= 10, "the breaker trips");
+    }
+    assert_eq!(panics, 10);
+    kit.pass(Duration::from_secs(5)).await;
+    assert_eq!(kit.ask("faulty", json!({ "do": "ok" })).await, served(json!({ "ok": true })));
+    kit.end().await;
+}
+
 #[tokio::test]
 async fn a_thread_that_a_plugin_leaves_behind_keeps_its_library_mapped_and_is_named() {
     let kit = Kit::start(&[("f.so", "faulty")]).await;

@@ -65,7 +65,18 @@ impl Kit {
         kit
     }
 
+    /// With another time after which a request is overdue.
+    pub(super) async fn with_deadline(files: &[(&str, &str)], deadline: Duration) -> Kit {
+        let kit = Kit::made(files, |_| {}, true, deadline);
+        kit.supervisor.settled().await;
+        kit
+    }
+
     pub(super) fn unsettled(files: &[(&str, &str)], adjust: impl FnOnce(&mut Config), make: bool) -> Kit {
+        Kit::made(files, adjust, make, crate::config::defaults::REQUEST_DEADLINE)
+    }
+
+    fn made(files: &[(&str, &str)], adjust: impl FnOnce(&mut Config), make: bool, deadline: Duration) -> Kit {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("plugins");
         if make {
@@ -82,11 +93,13 @@ impl Kit {
             gone: Duration::from_millis(500),
             rescan: Duration::from_secs(1),
             drain: Duration::from_secs(2),
+            // Tests of unloading want to see it at once; those of probation set it.
+            probation: Duration::ZERO,
             roles: roles.map(|role| (role, Arc::new(AsRole(role, services.clone())) as Arc<dyn Services>)).to_vec(),
             ..Config::new(root.path().join("state"))
         };
         adjust(&mut config);
-        let modules = Arc::new(Modules::new(&[crate::plugin::MODULE], crate::config::defaults::REQUEST_DEADLINE));
+        let modules = Arc::new(Modules::new(&[crate::plugin::MODULE], deadline));
         let supervisor = Supervisor::start(config.clone(), modules.clone()).unwrap();
         Kit { modules, supervisor, services, config, root }
     }
@@ -181,6 +194,7 @@ impl Kit {
             Err(Rejected::Unknown(_)) => Err("unknown"),
             Err(Rejected::Disabled(_)) => Err("disabled"),
             Err(Rejected::Full(_)) => Err("busy"),
+            Err(Rejected::Unfit(..)) => Err("unfit"),
         }
     }
 

@@ -1,0 +1,123 @@
+//! Generations on probation, and the way back to the one before.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Slot, Task};
+use crate::plugin::{generation::Running, history::By, probation::Sample, refusal::Refusal, status::OnProbation};
+
+/// How often a generation on probation is judged.
+pub(super) const JUDGE: Duration = Duration::from_millis(100);
+
+/// The generation that the one on probation replaced: it runs, and gets no calls and no events.
+pub(super) struct Warm {
+    running: Running,
+    /// What it had done when it was replaced.
+    before: Sample,
+    until: Instant,
+    /// When the calls that it had begun are cut off; nothing once they were.
+    drained: Option<Instant>,
+}
+
+impl Task {
+    /// Keeps what was replaced just now, to be able to go back to it. One is enough: the one before it goes.
+    pub(super) fn keep_warm(&mut self, file: &Arc<str>, old: Running) {
+        self.end_probation(file, "it was replaced twice before it answered");
+        let (probation, drain) = (self.shared.config.probation, self.shared.config.drain);
+        // A generation that hangs is nothing to go back to.
+        let Some(slot) =
+            self.slots.get_mut(file).filter(|_| !probation.is_zero() && old.actor.mailbox.hang().is_none())
+        else {
+            return self.end(file, old, drain, "it was replaced before it answered");
+        };
+        // Whoever still holds the old route is sent to the new one.
+        old.actor.mailbox.drain();
+        let now = Instant::now();
+        let before = Sample::of(old.actor.mailbox.calls().figures());
+        slot.warm = Some(Warm { running: old, before, until: now + probation, drained: Some(now + drain) });
+    }
+
+    /// Lets the old generation go, if there is one.
+    pub(super) fn end_probation(&mut self, file: &Arc<str>, why: &str) {
+        let Some(warm) = self.slots.get_mut(file).and_then(|slot| slot.warm.take()) else { return };
+        let left = warm.drained.map(|at| at.saturating_duration_since(Instant::now())).unwrap_or_default();
+        self.end(file, warm.running, left, why);
+    }
+
+    /// Judges all that are on probation.
+    pub(super) fn judge(&mut self) {
+        let now = Instant::now();
+        let limits = self.shared.config.rollback;
+        let mut passed = Vec::new();
+        let mut failed = Vec::new();
+        for (file, slot) in &mut self.slots {
+            let (Some(warm), Some(running)) = (&mut slot.warm, &slot.running) else { continue };
+            if warm.drained.is_some_and(|at| at <= now) {
+                warm.drained = None;
+                warm.running.actor.mailbox.calls().end_all("it was replaced before it answered");
+            }
+            let mailbox = &running.actor.mailbox;
+            let hang = mailbox.hang().map(|hang| hang.to_string());
+            let why = hang.or_else(|| limits.verdict(&warm.before, &Sample::of(mailbox.calls().figures())));
+            match why {
+                Some(why) => failed.push((file.clone(), why)),
+                None if warm.until <= now => passed.push(file.clone()),
+                None => {}
+            }
+        }
+        for file in passed {
+            tracing::info!(file = &*file, "probation is over: the old generation is unloaded");
+            self.end_probation(&file, "its time was over");
+        }
+        for (file, why) in failed {
+            if let Err(error) = self.roll_back(&file, &why, By::Probation) {
+                tracing::error!(file = &*file, why, error, "cannot be rolled back");
+                self.end_probation(&file, "it cannot be gone back to");
+            }
+        }
+    }
+
+    /// Serves the old generation again, and ends the new one. Its content is not loaded again until the file changes.
+    pub(super) fn roll_back(&mut self, file: &Arc<str>, why: &str, by: By) -> Result<(), String> {
+        let nothing = || {
+            "there is no older generation to go back to: one is kept for plugins.probation after a reload".to_owned()
+        };
+        let slot = self.slots.get_mut(file).ok_or_else(nothing)?;
+        let warm = slot.warm.take().ok_or_else(nothing)?;
+        let mailbox = warm.running.actor.mailbox.clone();
+        mailbox.reopen();
+        // Both at once: it is routed to again, and gets the greeting that those get who missed what was before.
+        if let Err(taken) = self.shared.modules.install(warm.running.offer(file, slot.place)) {
+            mailbox.drain();
+            slot.warm = Some(warm);
+            return Err(Refusal::from(taken).to_string());
+        }
+        let (hash, back_to) = (warm.running.hash, warm.running.actor.generation);
+        let Some(bad) = slot.running.replace(warm.running) else { return Ok(()) };
+        let generation = bad.actor.generation;
+        let refusal = Refusal::RolledBack { generation: generation.0, version: bad.version(), why: why.to_owned() };
+        tracing::error!(file = &**file, %generation, %back_to, by = by.name(), why, "rolled back");
+        slot.life.rolled_back(hash, bad.hash, refusal.into());
+        slot.history.add(by, Some(generation), Some(back_to), format!("rolled back: {why}"));
+        self.end(file, bad, Duration::ZERO, &format!("it was rolled back: {why}"));
+        // The two need not serve the same modules.
+        self.reconsider_needs();
+        Ok(())
+    }
+}
+
+impl Slot {
+    /// What is kept to go back to.
+    pub(super) fn probation(&self) -> Option<OnProbation> {
+        let warm = self.warm.as_ref()?;
+        let left = warm.until.saturating_duration_since(Instant::now());
+        Some(OnProbation {
+            kept: warm.running.actor.generation,
+            hash: warm.running.hash,
+            version: warm.running.version(),
+            left,
+        })
+    }
+}

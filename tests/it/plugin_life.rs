@@ -1,0 +1,352 @@
+//! What a plugin does to others when it goes wrong: the rows of the table of faults, each a test named after it.
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use muster_tests::{
+    cli::muster,
+    daemon::{Daemon, Setup, plugin_file},
+    deadline::{PROCESS, eventually, within},
+    peer::Peer,
+};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+/// What a plugin should have come to by then; a busy machine may need it.
+const WITHIN: Duration = Duration::from_secs(20);
+
+async fn master(plugins: &[&str], settings: &[(&str, &str)]) -> (Daemon, SocketAddr) {
+    let setup = Setup::master().plugins(plugins).set("plugins.settle", "5ms");
+    let master = settings.iter().fold(setup, |setup, (key, value)| setup.set(key, value)).start().await;
+    let address = master.address();
+    (master, address)
+}
+
+/// Puts a content into the plugin directory, whole, by a rename.
+fn put(master: &Daemon, file: &str, content: &[u8]) {
+    let half = master.plugin_dir().join(format!(".{file}.part"));
+    fs::write(&half, content).expect("a file beside it");
+    fs::rename(half, master.plugin_dir().join(file)).expect("a rename");
+}
+
+fn content(fixture: &str) -> Vec<u8> {
+    fs::read(plugin_file(fixture)).expect("the fixture is built")
+}
+
+/// What the master tells of a plugin.
+async fn plugin(peer: &mut Peer, name: &str) -> Value {
+    let answer = peer.request("__plugins__", json!({ "action": "list" })).await;
+    let plugins = answer["body"]["plugins"].as_array().expect("a list");
+    plugins.iter().find(|plugin| plugin["name"] == name).cloned().unwrap_or_default()
+}
+
+/// What an answer says went wrong, in words; empty if nothing did.
+fn words(answer: &Value) -> String {
+    let error = &answer["error"];
+    error["message"].as_str().or(error.as_str()).unwrap_or_default().to_owned()
+}
+
+/// Waits until what the master tells of a plugin is as it should be.
+async fn until(peer: &mut Peer, name: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
+    let peer = Mutex::new(peer);
+    eventually(what, WITHIN, || async { Some(plugin(*peer.lock().await, name).await).filter(|plugin| reached(plugin)) })
+        .await
+}
+
+async fn until_version(peer: &mut Peer, version: &str) -> Value {
+    let what = format!("version {version} is served");
+    until(peer, "versioned", &what, |plugin| plugin["version"].as_str().is_some_and(|v| v.starts_with(version))).await
+}
+
+/// A master with version 1 that has answered so many calls, and version 2 in its place, which goes wrong.
+async fn replaced_by_fickle(fault: &str, from: &str, more: &[(&str, &str)]) -> (Daemon, Peer, u64) {
+    let mut settings = vec![("plugins.versioned.fault", fault), ("plugins.versioned.from", from)];
+    settings.extend(more);
+    let (master, address) = master(&["echo"], &settings).await;
+    let mut peer = Peer::admin(address, "observer").await;
+    put(&master, "versioned.so", &content("versioned_v1"));
+    let old = until_version(&mut peer, "1.").await;
+    for n in 0..30 {
+        let answer = peer.request("versioned", json!({ "n": n, "delay_ms": 2 })).await;
+        assert_eq!(answer["body"]["version"], 1);
+    }
+    put(&master, "versioned.so", &content("fickle"));
+    let new = until_version(&mut peer, "2.").await;
+    assert_eq!(new["probation"]["keptGeneration"], old["generation"]);
+    (master, peer, old["generation"].as_u64().expect("a generation"))
+}
+
+/// Asks until version 1 answers again; returns how many calls version 2 answered well, and how many it did not.
+async fn ask_until_rolled_back(peer: &mut Peer) -> (usize, usize) {
+    let (mut good, mut bad) = (0, 0);
+    let asking = async {
+        loop {
+            let answer = peer.request("versioned", json!({ "n": 1 })).await;
+            match answer["body"]["version"].as_u64() {
+                Some(1) => return,
+                Some(2) => good += 1,
+                _ => bad += 1,
+            }
+        }
+    };
+    within("version 1 is back", WITHIN, asking).await;
+    (good, bad)
+}
+
+async fn is_rolled_back(peer: &mut Peer, to: u64, why: &str) {
+    let plugin = until(peer, "versioned", "rolled back", |plugin| plugin["state"] == "rolled back").await;
+    assert_eq!(plugin["generation"], to);
+    assert!(plugin["reason"].as_str().is_some_and(|reason| reason.contains(why)), "{plugin}");
+    let last = plugin["history"].as_array().and_then(|history| history.last()).expect("a history");
+    assert_eq!((&last["by"], &last["to"]), (&json!("probation"), &json!(to)), "{last}");
+    assert_eq!(plugin["probation"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_3_a_module_that_panics_again_and_again_is_out_of_service_and_nobody_else_notices() {
+    let (master, address) = master(&["echo", "faulty"], &[]).await;
+    let pid = master.pid();
+    let mut peer = Peer::admin(address, "client").await;
+    for _ in 0..10 {
+        let answer = peer.request("faulty", json!({ "do": "panic" })).await;
+        assert_eq!(words(&answer), "module faulty failed: panicked: faulty was told to panic");
+    }
+    let refused = peer.request("faulty", json!({ "do": "ok" })).await;
+    let text = words(&refused);
+    assert!(text.starts_with("module faulty panicked 10 times within 10 s: calls are refused"), "{text}");
+    assert_eq!(peer.request("echo", json!({ "do": "echo" })).await["error"], Value::Null);
+    let plugin = plugin(&mut peer, "faulty").await;
+    assert_eq!((&plugin["panics"], &plugin["errors"]), (&json!(10), &json!(10)));
+    assert_eq!(master.pid(), pid);
+    let peer = Mutex::new(peer);
+    eventually("it is back in service", WITHIN, || async {
+        let answer = peer.lock().await.request("faulty", json!({ "do": "ok" })).await;
+        (answer["body"] == json!({ "ok": true })).then_some(())
+    })
+    .await;
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_4_a_plugin_that_ends_the_daemon_while_it_starts_is_quarantined_at_the_next_start() {
+    let settings = [("plugins.fickle.fault", "abort")];
+    let (mut master, _) = self::master(&["echo"], &settings).await;
+    master.install_plugin("fickle");
+    let status = master.wait(PROCESS).await;
+    assert_eq!(status.code(), None, "a signal ended it");
+    let state = master.state_after_end();
+
+    let again = Setup::master().plugins(&["echo", "fickle"]).state(state).start().await;
+    let address = again.address();
+    let mut peer = Peer::admin(address, "client").await;
+    let told = plugin(&mut peer, "fickle").await;
+    assert_eq!(told["state"], "quarantined", "{told}");
+    assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("died while it was being loaded")), "{told}");
+    assert_eq!(plugin(&mut peer, "echo").await["state"], "running");
+
+    // It goes well without the option.
+    let lifted = muster(&["plugin", "unquarantine", "fickle", "--master", &address.to_string()]).await;
+    assert_eq!(lifted.code, 0, "{lifted:?}");
+    until(&mut peer, "fickle", "it is tried again", |plugin| plugin["state"] == "running").await;
+    again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_5_a_hundred_calls_of_a_handler_that_hangs_time_out_and_further_ones_are_refused_at_once() {
+    let (master, address) = master(&["echo", "faulty"], &[("requests.deadline", "1s")]).await;
+    let mut peer = Peer::admin(address, "client").await;
+    let mut other = Peer::admin(address, "other").await;
+    let mut ids = Vec::new();
+    for _ in 0..100 {
+        ids.push(peer.send_request("faulty", json!({ "do": "block" })).await);
+    }
+    for id in ids {
+        let text = words(&peer.response(id).await);
+        assert!(text.contains("timed out after 1 s") || text.contains("is hung"), "{text}");
+    }
+    let told = until(&mut other, "faulty", "it is flagged", |plugin| plugin["state"] == "hung").await;
+    let reason = told["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("clientHandler of module faulty has not returned for"), "{reason}");
+    assert!(reason.contains("its thread is blocked"), "{reason}");
+    let refused = peer.request("faulty", json!({ "do": "ok" })).await;
+    assert!(words(&refused).starts_with("module faulty is hung: "), "{refused}");
+    assert_eq!(other.request("echo", json!({ "do": "echo" })).await["error"], Value::Null);
+
+    // Another content takes its place.
+    put(&master, "faulty.so", &content("versioned_v1"));
+    until(&mut other, "faulty", "it is replaced", |plugin| plugin["state"] == "running").await;
+    assert_eq!(other.request("versioned", json!({})).await["body"]["version"], 1);
+    drop(master.kill().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_6_a_handler_that_never_replies_is_a_timeout_for_its_caller_and_no_fault_of_others() {
+    let (master, address) = master(&["faulty"], &[("requests.deadline", "1s")]).await;
+    let mut peer = Peer::admin(address, "client").await;
+    let never = peer.send_request("faulty", json!({ "do": "never" })).await;
+    assert_eq!(peer.request("faulty", json!({ "do": "ok" })).await["body"], json!({ "ok": true }));
+    assert_eq!(words(&peer.response(never).await), "module faulty failed: timed out after 1 s");
+    let late = peer.send_request("faulty", json!({ "do": "late" })).await;
+    assert_eq!(words(&peer.response(late).await), "module faulty failed: timed out after 1 s");
+    // The late reply comes and is counted; it is not sent.
+    until(&mut peer, "faulty", "the late reply is counted", |plugin| plugin["unclaimedReplies"] == 1).await;
+    assert!(peer.settle().await && peer.inbox().is_empty(), "{:?}", peer.inbox());
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_10_a_library_that_cannot_be_unmapped_is_shown_and_from_the_cap_on_not_loaded_again() {
+    let (master, address) = master(&[], &[("plugins.still_mapped_cap", "2"), ("plugins.probation", "0s")]).await;
+    let mut peer = Peer::admin(address, "client").await;
+    let original = content("nodelete");
+    // The same library with other letters in a place that nobody reads: the path of a source file of std.
+    let place = original.windows(7).position(|word| word == b"/rustc/").expect("std was built there");
+    let variant = |n: u8| {
+        let mut bytes = original.clone();
+        bytes[place + 1] = b'A' + n;
+        bytes
+    };
+    let mut generation = 0;
+    for n in 0..3_u8 {
+        put(&master, "nodelete.so", &variant(n));
+        let told = until(&mut peer, "nodelete", "the next one runs, the old one is told of", |plugin| {
+            plugin["generation"].as_u64() > Some(generation)
+                && plugin["stillMapped"].as_array().is_some_and(|mapped| mapped.len() == usize::from(n))
+        })
+        .await;
+        generation = told["generation"].as_u64().expect("a generation");
+        for mapped in told["stillMapped"].as_array().expect("a list") {
+            assert_eq!(mapped["reason"], "it is linked with NODELETE");
+            assert!(mapped["bytes"].as_u64() > Some(0));
+        }
+    }
+    put(&master, "nodelete.so", &variant(3));
+    let refused = until(&mut peer, "nodelete", "it is refused", |plugin| plugin["reason"] != Value::Null).await;
+    assert_eq!((&refused["generation"], &refused["state"]), (&json!(generation), &json!("running")));
+    let reason = refused["reason"].as_str().expect("a reason");
+    assert!(reason.contains("2 older generations of it are still mapped") && reason.contains("at most 2"), "{reason}");
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_11_a_version_that_fails_from_its_fiftieth_call_on_is_rolled_back() {
+    let (master, mut peer, old) = replaced_by_fickle("error", "50", &[]).await;
+    let (good, bad) = ask_until_rolled_back(&mut peer).await;
+    assert!(good == 50 && bad > 0, "{good} good, {bad} bad");
+    is_rolled_back(&mut peer, old, "of its calls fail").await;
+    // The same content again is not tried again; another is.
+    put(&master, "versioned.so", &content("fickle"));
+    put(&master, "other.so", &content("faulty"));
+    until(&mut peer, "other", "a later file runs", |plugin| plugin["state"] == "running").await;
+    is_rolled_back(&mut peer, old, "of its calls fail").await;
+    put(&master, "versioned.so", &content("versioned_v2"));
+    until_version(&mut peer, "2.").await;
+    until(&mut peer, "versioned", "it runs", |plugin| plugin["state"] == "running").await;
+    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 2);
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_11_a_version_that_is_much_slower_is_rolled_back() {
+    let (master, mut peer, old) = replaced_by_fickle("slow", "0", &[]).await;
+    let (good, bad) = ask_until_rolled_back(&mut peer).await;
+    assert!(good >= 19 && bad <= 1, "{good} slow, {bad} cut off");
+    is_rolled_back(&mut peer, old, "its calls take").await;
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_11_a_version_that_panics_in_its_first_call_is_rolled_back() {
+    let (master, mut peer, old) = replaced_by_fickle("panic", "0", &[]).await;
+    let answer = peer.request("versioned", json!({})).await;
+    assert!(words(&answer).contains("panicked: fickle was told to"), "{answer}");
+    is_rolled_back(&mut peer, old, "it panicked in its call 1").await;
+    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_11_a_version_that_hangs_is_rolled_back_and_its_callers_are_told() {
+    let (master, mut peer, old) = replaced_by_fickle("hang", "0", &[("requests.deadline", "1s")]).await;
+    let answer = peer.request("versioned", json!({})).await;
+    assert!(words(&answer).starts_with("module versioned failed: "), "{answer}");
+    is_rolled_back(&mut peer, old, "clientHandler of module versioned has not returned").await;
+    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
+    drop(master.kill().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_passes_its_probation_stays_and_the_old_one_is_unloaded() {
+    let (master, mut peer, old) = replaced_by_fickle("none", "0", &[("plugins.probation", "1s")]).await;
+    let told = until(&mut peer, "versioned", "the old one is gone", |plugin| {
+        plugin["probation"] == Value::Null && plugin["draining"] == json!([])
+    })
+    .await;
+    assert!(told["generation"].as_u64() > Some(old) && told["stillMapped"] == json!([]), "{told}");
+    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 2);
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_is_rolled_back_and_pinned_by_hand_by_those_who_may() {
+    let (master, mut peer, _) = replaced_by_fickle("none", "0", &[]).await;
+    let address = master.address().to_string();
+    let order = async |order: &str| muster(&["plugin", order, "versioned", "--master", &address]).await;
+    let mut monitor = Peer::client(master.address(), "observer-2", "monitor").await;
+    let denied = monitor
+        .request("__plugins__", json!({ "action": "rollback", "name": "versioned", "clientId": "observer-2" }))
+        .await;
+    assert_eq!(denied["error"]["message"], "Command permission denied");
+    assert_eq!(order("rollback").await.code, 0);
+    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
+    let shown = order("show").await;
+    assert!(shown.stdout.contains("rolled back: by hand"), "{shown:?}");
+    let nothing = order("rollback").await;
+    assert!(nothing.code == 1 && nothing.stderr.contains("no older generation to go back to"), "{nothing:?}");
+
+    assert_eq!(order("pin").await.code, 0);
+    put(&master, "versioned.so", &content("versioned_v2"));
+    let ignored = |plugin: &Value| plugin["reason"].as_str().is_some_and(|reason| reason.contains("pinned"));
+    until(&mut peer, "versioned", "it says that it is pinned", ignored).await;
+    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
+    assert_eq!(order("unpin").await.code, 0);
+    until_version(&mut peer, "2.").await;
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_12_calls_in_flight_end_in_the_old_generation_and_one_that_takes_too_long_is_cut_off() {
+    let (master, address) = master(&[], &[("plugins.drain", "2s")]).await;
+    let mut peer = Peer::admin(address, "client").await;
+    let mut observer = Peer::admin(address, "observer").await;
+    put(&master, "versioned.so", &content("versioned_v1"));
+    until_version(&mut observer, "1.").await;
+    let endless = peer.send_request("versioned", json!({ "n": 0, "delay_ms": 60_000 })).await;
+    let mut ids = Vec::new();
+    for n in 1..100 {
+        ids.push(peer.send_request("versioned", json!({ "n": n, "delay_ms": 1_000 })).await);
+    }
+    assert!(peer.settle().await, "all have arrived");
+    put(&master, "versioned.so", &content("versioned_v2"));
+    until_version(&mut observer, "2.").await;
+    for id in ids {
+        assert_eq!(peer.response(id).await["body"]["version"], 1);
+    }
+    assert_eq!(words(&peer.response(endless).await), "module versioned failed: it was replaced before it answered");
+    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 2);
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_13_a_file_that_is_deleted_takes_its_module_along_and_a_directory_that_is_made_again_is_watched() {
+    let (master, address) = master(&["versioned_v1"], &[("plugins.gone_after", "300ms")]).await;
+    let mut peer = Peer::admin(address, "client").await;
+    let directory = master.plugin_dir().to_owned();
+    fs::remove_file(directory.join("versioned_v1.so")).expect("it is there");
+    until(&mut peer, "versioned_v1", "it is gone", Value::is_null).await;
+    assert_eq!(peer.request("versioned", json!({})).await["error"], "unknown moduleId:versioned");
+    fs::remove_dir_all(&directory).expect("the directory is removed");
+    fs::create_dir(&directory).expect("and made again");
+    put(&master, "versioned.so", &content("versioned_v2"));
+    until_version(&mut peer, "2.").await;
+    master.shutdown().await;
+}
