@@ -41,10 +41,11 @@ clean:
 	$(CARGO) clean
 
 # Puts libraries into place by renaming: a daemon may be watching the directory. One that did not change is left alone.
+# Whatever the umask, a group may not write what a daemon loads.
 define install-plugins
 mkdir -p $(T)/$(3); \
 for name in $(1); do \
   cmp -s $(T)/$(2)$$name.so $(T)/$(3)/$$name.so || { \
-    cp $(T)/$(2)$$name.so $(T)/$(3)/.$$name.so.new && mv $(T)/$(3)/.$$name.so.new $(T)/$(3)/$$name.so; } || exit 1; \
+    install -m 755 $(T)/$(2)$$name.so $(T)/$(3)/.$$name.so.new && mv $(T)/$(3)/.$$name.so.new $(T)/$(3)/$$name.so; } || exit 1; \
 done
 endef

@@ -29,7 +29,10 @@ pub use self::{
     sources::Sources,
     value::{Address, NotAnAddress, Secret},
 };
-use crate::ids::{ServerId, ServerType};
+use crate::{
+    ids::{ServerId, ServerType},
+    plugin::ContentHash,
+};
 
 /// Free options of a module or plugin.
 pub type Options = Map<String, Value>;
@@ -170,6 +173,16 @@ pub struct PluginsConfig {
     pub drain: Duration,
     /// How long an old generation is kept to roll back to; zero for not at all.
     pub probation: Duration,
+    /// Whether the directory and the files must belong to root or the daemon's user, and be writable by nobody else.
+    pub strict: bool,
+    /// Who must have signed a plugin.
+    pub signature: SignaturePolicy,
+    /// The minisign keys of those who may sign; valid.
+    pub public_keys: Vec<String>,
+    /// SHA-256 of the only files that are loaded, in hexadecimal; valid.
+    pub sha256: Option<Vec<String>>,
+    /// Whether a signed plugin may be replaced by an older version of it.
+    pub allow_downgrade: bool,
     /// Ended calls that a new generation needs before its errors and times are judged.
     pub rollback_calls: usize,
     /// Panics with which a new generation goes.
@@ -202,6 +215,15 @@ pub enum IsolationConfig {
         /// Open files.
         files: Option<u64>,
     },
+}
+
+/// Who must have signed a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignaturePolicy {
+    /// Nobody: signatures are not looked at.
+    Off,
+    /// One of the public keys, beside the file, as `NAME.so.minisig`.
+    Require,
 }
 
 /// `[log]`
@@ -419,6 +441,12 @@ fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
         isolation.insert(name.clone(), isolation_of(&mut plugin));
         options.insert(name, plugin.rest());
     }
+    let signature = section.one_of("signature", [("off", SignaturePolicy::Off), ("require", SignaturePolicy::Require)]);
+    if signature == SignaturePolicy::Require {
+        section.require("public_keys", "public_keys = [\"RW…\"]: without a key nothing could be loaded");
+    }
+    let is_key = |text: &str| minisign_verify::PublicKey::from_base64(text).is_ok();
+    let is_hash = |text: &str| ContentHash::parse(text).is_some();
     let plugins = PluginsConfig {
         dir: section.text("dir").map(PathBuf::from),
         settle: section.positive_duration("settle", defaults::SETTLE),
@@ -426,6 +454,13 @@ fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
         gone_after: section.duration("gone_after", defaults::GONE_AFTER),
         drain: section.duration("drain", defaults::DRAIN),
         probation: section.duration("probation", defaults::PROBATION),
+        strict: section.switch("strict", defaults::STRICT),
+        signature,
+        public_keys: section
+            .list("public_keys", "a list of minisign public keys such as [\"RW…\"]", is_key)
+            .unwrap_or_default(),
+        sha256: section.list("sha256", "a list of SHA-256 hashes of 64 hexadecimal digits each", is_hash),
+        allow_downgrade: section.switch("allow_downgrade", defaults::ALLOW_DOWNGRADE),
         rollback_calls: section.count("rollback_calls", defaults::ROLLBACK_CALLS),
         rollback_panics: section.count("rollback_panics", defaults::ROLLBACK_PANICS),
         rollback_errors: section.count("rollback_errors", defaults::ROLLBACK_ERRORS),

@@ -14,6 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use minisign_verify::PublicKey;
 use muster_plugin_api::{Event, Role};
 use serde_json::{Map, Value};
 use tokio::{
@@ -27,16 +28,16 @@ use tracing::{error, info, warn};
 use crate::{
     app::{App, Identity},
     auth::Auth,
-    config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig},
+    config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig, PluginsConfig, SignaturePolicy},
     log,
     master::{Master, MasterServices},
     modules::{Modules, services::Services},
     monitor::{Monitor, MonitorServices},
     net::{self, AddressLimits, Net},
     peers::{Peers, Remembering},
-    plugin::{self, Supervisor, preflight::Checker, quarantine::Quarantine},
+    plugin::{self, ContentHash, Supervisor, preflight::Checker, quarantine::Quarantine, trust::Trust},
     session::Limits,
-    store::{Store, StoreError},
+    store::{Kept, Store, StoreError},
     worker,
 };
 
@@ -125,8 +126,9 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let daemon = &config.daemon;
     // Bound first, so that a busy port is known at once; but nobody is let in before all plugins are ready.
     let listener = bind(&config.listen.to_string()).await?;
-    let store = Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?;
+    let store = Arc::new(Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?);
     let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
+    modules.start_disabled(Role::Master, &store.names(Kept::DisabledModule));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
 
     let peers = Peers::new(
@@ -150,7 +152,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let master = Arc::new(Master::new(
         peers,
         Auth::new(daemon.fleet.users.clone(), daemon.fleet.tokens.clone(), config.auth.clone()),
-        store,
+        store.clone(),
         modules.clone(),
         app(Role::Master),
         limits(daemon),
@@ -167,8 +169,8 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         (Role::Master, Arc::new(MasterServices(master.clone()))),
         (Role::Monitor, Arc::new(MonitorServices(own.clone()))),
     ];
-    let plugins = supervise(daemon, &changeable, roles, &modules)?;
-    master.show_plugins(plugins.status(), plugins.orders());
+    let plugins = supervise(daemon, &changeable, roles, &modules, store)?;
+    master.show_plugins(plugins.control());
     plugins.settled().await;
 
     let net = Arc::new(Net::new(AddressLimits {
@@ -295,7 +297,7 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
     let token = config.token.as_ref().map(|token| token.expose().to_owned());
     let monitor = Arc::new(Monitor::new(app, modules.clone(), token, daemon.limits.outbox, daemon.requests.deadline));
     let roles: Vec<(Role, Arc<dyn Services>)> = vec![(Role::Monitor, Arc::new(MonitorServices(monitor.clone())))];
-    let plugins = supervise(daemon, &changeable, roles, &modules)?;
+    let plugins = supervise(daemon, &changeable, roles, &modules, Arc::default())?;
     plugins.settled().await;
     let linking = CancellationToken::new();
     let link = tokio::spawn(monitor.run(config.master.to_string(), linking.clone()));
@@ -335,6 +337,7 @@ fn supervise(
     changeable: &Arc<Changeable>,
     roles: Vec<(Role, Arc<dyn Services>)>,
     modules: &Arc<Modules>,
+    store: Arc<Store>,
 ) -> Result<Supervisor, DaemonError> {
     // Without a state directory the copies go to the temporary one; both have to allow execution.
     let stage = daemon.state_dir.clone().unwrap_or_else(std::env::temp_dir);
@@ -350,6 +353,8 @@ fn supervise(
     let config = plugin::Config {
         directory: settings.dir.clone(),
         checker: Checker { timeout: settings.preflight_timeout, ..Checker::default() },
+        trust: Arc::new(trust(settings, store.clone())),
+        store,
         settle: settings.settle,
         gone: settings.gone_after,
         drain: settings.drain,
@@ -369,6 +374,20 @@ fn supervise(
         ..plugin::Config::new(stage.clone())
     };
     Supervisor::start(config, modules.clone()).map_err(|source| DaemonError::Stage { path: stage, source })
+}
+
+/// Whose plugins are loaded.
+fn trust(settings: &PluginsConfig, store: Arc<Store>) -> Trust {
+    let PluginsConfig { strict, signature, public_keys, sha256, allow_downgrade, .. } = settings;
+    // What is no key or hash was a fault of the configuration.
+    let keys = || public_keys.iter().filter_map(|key| PublicKey::from_base64(key).ok()).collect();
+    Trust {
+        strict: *strict,
+        keys: (*signature == SignaturePolicy::Require).then(keys),
+        listed: sha256.as_ref().map(|hashes| hashes.iter().filter_map(|hash| ContentHash::parse(hash)).collect()),
+        allow_downgrade: *allow_downgrade,
+        store,
+    }
 }
 
 impl Changeable {

@@ -159,6 +159,8 @@ impl Demo {
             .arg(role)
             .arg("--plugins")
             .arg(&self.plugins)
+            // Who tries this has just built the plugins, where a group may write by custom.
+            .args(["--set", "plugins.strict=false"])
             .args(["--set", "log.format=json", "--set", "modules.timeReport.interval=2"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -2,7 +2,9 @@
 
 mod admit;
 mod commands;
+mod plugins;
 mod services;
+mod uploads;
 
 use std::{
     fmt,
@@ -16,9 +18,9 @@ use std::{
 use bytes::Bytes;
 use muster_plugin_api::Role;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tracing::debug;
 
+use self::uploads::Uploads;
 pub(crate) use self::{admit::Admission, services::MasterServices};
 use crate::{
     app::App,
@@ -29,7 +31,7 @@ use crate::{
         deliver::{self, Blocked},
     },
     peers::{Link, Peers},
-    plugin::{Orders, status::FileStatus},
+    plugin::{FileStatus, control::Control},
     session::{Limits, Reply, outbox::Outbox},
     store::Store,
     wire::{
@@ -51,16 +53,14 @@ pub(crate) enum Identity {
 pub(crate) struct Master {
     pub(crate) peers: Peers,
     pub(crate) auth: Auth,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Store>,
     pub(crate) modules: Arc<Modules>,
-    plugins: OnceLock<(Published, Orders)>,
+    plugins: OnceLock<Control>,
+    uploads: Arc<Uploads>,
     pub(crate) app: App,
     limits: Limits,
     counters: Counters,
 }
-
-/// What is known of the plugins at this moment.
-type Published = watch::Receiver<Arc<[FileStatus]>>;
 
 /// What went wrong, counted.
 #[derive(Debug, Default)]
@@ -75,24 +75,34 @@ impl Master {
     pub(crate) fn new(
         peers: Peers,
         auth: Auth,
-        store: Store,
+        store: Arc<Store>,
         modules: Arc<Modules>,
         app: App,
         limits: Limits,
     ) -> Master {
-        Master { peers, auth, store, modules, plugins: OnceLock::new(), app, limits, counters: Counters::default() }
+        Master {
+            peers,
+            auth,
+            store,
+            modules,
+            plugins: OnceLock::new(),
+            uploads: Arc::default(),
+            app,
+            limits,
+            counters: Counters::default(),
+        }
     }
 
-    /// Shows this status to those who ask for the list of plugins, and passes orders on. The plugins come after the master that they serve.
-    pub(crate) fn show_plugins(&self, status: Published, orders: Orders) {
-        if self.plugins.set((status, orders)).is_err() {
+    /// Shows the plugins to those who ask, and takes orders about them. They come after the master that they serve.
+    pub(crate) fn show_plugins(&self, control: Control) {
+        if self.plugins.set(control).is_err() {
             tracing::error!("the status of the plugins is published already");
         }
     }
 
     /// What is known of the plugins, for people and programs.
     fn plugins(&self) -> Value {
-        let files = self.plugins.get().map(|(status, _)| status.borrow().clone());
+        let files = self.plugins.get().map(Control::status);
         let files: Vec<Value> = files.iter().flat_map(|files| files.iter()).map(FileStatus::to_json).collect();
         json!({ "plugins": files })
     }
@@ -145,7 +155,7 @@ impl Master {
                 // Asked for by the host itself, not by a module.
                 if module == crate::plugin::MODULE {
                     if let Some(id) = id {
-                        self.ask_plugins(client, Reply::new(outbox.clone(), Topic::Client, id), body);
+                        self.about_plugins(client, Reply::new(outbox.clone(), Topic::Client, id), body);
                     }
                     return None;
                 }
@@ -167,7 +177,10 @@ impl Master {
         match identity {
             Identity::Nobody => {}
             Identity::Monitor(link) => self.peers.leave(link, Instant::now()),
-            Identity::Client(client) => self.peers.log_out(client),
+            Identity::Client(client) => {
+                self.uploads.forget(client.connection);
+                self.peers.log_out(client);
+            }
         }
     }
 

@@ -229,6 +229,14 @@ impl Modules {
         true
     }
 
+    /// Modules that were disabled before the daemon ended stay so when they come.
+    pub(crate) fn start_disabled(&self, role: Role, ids: &[String]) {
+        let mut ledger = self.ledger();
+        for id in ids {
+            ledger.enabled.insert((role, ModuleId::from(id.as_str())), Arc::new(false.into()));
+        }
+    }
+
     /// Sends an event to all modules in this role.
     pub(crate) fn broadcast_event(&self, role: Role, event: &Event) {
         let json = event_json(event);

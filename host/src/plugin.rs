@@ -12,14 +12,17 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     modules::{Modules, services::Services},
+    store::Store,
     worker,
 };
 
+pub(crate) mod control;
 mod elf;
 mod generation;
 mod history;
 pub(crate) mod library;
-mod lifecycle;
+pub(crate) mod lifecycle;
+mod needs;
 pub(crate) mod orders;
 pub(crate) mod preflight;
 pub(crate) mod probation;
@@ -29,15 +32,18 @@ pub(crate) mod settle;
 mod stage;
 pub(crate) mod status;
 mod supervisor;
+pub(crate) mod trust;
 pub(crate) mod unload;
 mod vet;
 mod watch;
 
-pub(crate) use orders::Orders;
+use control::Control;
 pub(crate) use preflight::Checker;
 use quarantine::Quarantine;
+pub(crate) use settle::{ContentHash, LARGEST};
 pub(crate) use status::FileStatus;
 use supervisor::{Input, Task};
+use trust::Trust;
 
 /// The host's own module, under which the state of plugins is asked for; no plugin may take the id.
 pub(crate) const MODULE: &str = "__plugins__";
@@ -73,6 +79,10 @@ pub(crate) struct Config {
     /// Below which directory private copies are kept: it must allow execution.
     pub(crate) stage_parent: PathBuf,
     pub(crate) checker: Checker,
+    /// Whose files are loaded.
+    pub(crate) trust: Arc<Trust>,
+    /// Remembers which files are disabled.
+    pub(crate) store: Arc<Store>,
     /// See [`SETTLE`].
     pub(crate) settle: Duration,
     /// See [`GONE`].
@@ -105,7 +115,7 @@ pub(crate) struct Config {
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     orders: mpsc::Sender<Input>,
-    status: published::Receiver<Arc<[FileStatus]>>,
+    control: Control,
     settled: published::Receiver<bool>,
     task: AbortOnDropHandle<()>,
 }
@@ -119,6 +129,8 @@ impl Config {
             directory: None,
             stage_parent,
             checker: Checker::default(),
+            trust: Arc::default(),
+            store: Arc::default(),
             settle: SETTLE,
             gone: GONE,
             drain: DRAIN,
@@ -145,10 +157,12 @@ impl Supervisor {
     /// # Errors
     /// When there can be no place for private copies.
     pub(crate) fn start(config: Config, modules: Arc<Modules>) -> io::Result<Supervisor> {
+        let (directory, trust) = (config.directory.clone(), config.trust.clone());
         let (task, orders, inputs) = Task::new(config, modules)?;
         let (status, settled) = (task.status(), task.settled());
+        let control = Control::new(orders.clone(), status, directory, trust);
         let task = AbortOnDropHandle::new(tokio::spawn(task.run(inputs)));
-        Ok(Supervisor { orders, status, settled, task })
+        Ok(Supervisor { orders, control, settled, task })
     }
 
     /// Waits until every plugin that was there at the start is running or refused.
@@ -158,13 +172,14 @@ impl Supervisor {
     }
 
     /// What is known about each file, in order of their names. Changes with every step.
+    #[cfg(test)]
     pub(crate) fn status(&self) -> published::Receiver<Arc<[FileStatus]>> {
-        self.status.clone()
+        self.control.status.clone()
     }
 
-    /// Where orders about plugins are given.
-    pub(crate) fn orders(&self) -> Orders {
-        Orders(self.orders.clone())
+    /// Where orders are given.
+    pub(crate) fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Looks into the directory at once, and judges anew what was refused. Returns when it has looked; what it found

@@ -74,6 +74,9 @@ pub struct Manifest {
     /// How long a request may take before its caller gets a timeout error, in milliseconds; the host's 15 s without one.
     #[serde(default)]
     pub deadline_ms: Option<u64>,
+    /// Modules that have to be served, in each of its roles, before the plugin is started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
 }
 
 impl Manifest {
@@ -86,6 +89,7 @@ impl Manifest {
             roles: vec![Role::Master, Role::Monitor],
             schedule: None,
             deadline_ms: None,
+            needs: Vec::new(),
         }
     }
 
@@ -107,6 +111,16 @@ impl Manifest {
     #[must_use]
     pub fn schedule(mut self, schedule: Schedule) -> Manifest {
         self.schedule = Some(schedule);
+        self
+    }
+
+    /// The module works with the module `id`, which is started before it. As long as nobody serves `id` in a role of
+    /// this module, the plugin is refused with that reason; it is started by itself when `id` is there.
+    ///
+    /// It is no promise about later: what is needed may be replaced or removed while the module runs.
+    #[must_use]
+    pub fn needs(mut self, id: &str) -> Manifest {
+        self.needs.push(id.to_owned());
         self
     }
 

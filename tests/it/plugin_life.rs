@@ -292,8 +292,10 @@ async fn a_plugin_is_rolled_back_and_pinned_by_hand_by_those_who_may() {
     let address = master.address().to_string();
     let order = async |order: &str| muster(&["plugin", order, "versioned", "--master", &address]).await;
     let mut monitor = Peer::client(master.address(), "observer-2", "monitor").await;
-    let denied = monitor.request("__plugins__", json!({ "action": "rollback", "name": "versioned" })).await;
-    assert_eq!(denied["error"], "Command permission denied");
+    let denied = monitor
+        .request("__plugins__", json!({ "action": "rollback", "name": "versioned", "clientId": "observer-2" }))
+        .await;
+    assert_eq!(denied["error"]["message"], "Command permission denied");
     assert_eq!(order("rollback").await.code, 0);
     assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
     let shown = order("show").await;

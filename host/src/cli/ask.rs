@@ -25,7 +25,7 @@ pub(super) struct Asking {
     password: String,
     /// How long to wait for the login, and for the answer
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
-    timeout: Duration,
+    pub(super) timeout: Duration,
     /// How to show the answer
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(super) output: Output,

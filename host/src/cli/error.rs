@@ -22,6 +22,13 @@ pub(super) enum CliError {
     Refused { module: String, text: String },
     #[error("there is no module {0} on this master")]
     NoModule(String),
+    /// What was asked for did not come about.
+    #[error("plugin {name}: {reason}")]
+    Plugin { name: String, reason: String },
+    #[error("plugin {name} is not ready after {}", humantime::format_duration(*.after))]
+    NotSettled { name: String, after: std::time::Duration },
+    #[error("{what} {path}", path = .path.display())]
+    File { what: &'static str, path: std::path::PathBuf, source: std::io::Error },
     #[error("{module} answers something else than expected: {found}")]
     Odd { module: &'static str, found: String },
 }
@@ -35,13 +42,15 @@ impl CliError {
             CliError::Config(_) | CliError::Daemon(DaemonError::Config(_)) => CliError::USAGE,
             CliError::Client(ClientError::RefusedLogin { .. }) => 4,
             CliError::Client(ClientError::Unreachable { .. }) => 5,
-            CliError::Client(ClientError::Timeout { .. }) => 6,
+            CliError::Client(ClientError::Timeout { .. }) | CliError::NotSettled { .. } => 6,
             CliError::Client(ClientError::Disconnected | ClientError::Body(_))
             | CliError::Daemon(_)
             | CliError::Demo(_)
             | CliError::Runtime(_)
             | CliError::Refused { .. }
             | CliError::NoModule(_)
+            | CliError::Plugin { .. }
+            | CliError::File { .. }
             | CliError::Odd { .. } => CliError::FAILED,
         }
     }
@@ -67,7 +76,13 @@ impl CliError {
                 "`muster module enable MODULE` switches it on"
             }
             CliError::Odd { .. } => "`muster call MODULE JSON -o json` shows the whole answer",
-            CliError::Daemon(_) | CliError::Demo(_) | CliError::Runtime(_) | CliError::Refused { .. } => return None,
+            CliError::NotSettled { .. } => "`muster plugin list` shows how it goes on",
+            CliError::Daemon(_)
+            | CliError::Demo(_)
+            | CliError::Runtime(_)
+            | CliError::Refused { .. }
+            | CliError::Plugin { .. }
+            | CliError::File { .. } => return None,
         };
         Some(hint.to_owned())
     }

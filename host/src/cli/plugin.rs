@@ -1,6 +1,9 @@
 //! `muster plugin`: through a module that Muster's master has.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use clap::{Args, Subcommand};
 use serde::Deserialize;
@@ -12,6 +15,8 @@ use super::{
     render::{self, cell},
 };
 
+mod change;
+
 /// The module that is asked.
 pub(super) const MODULE: &str = "__plugins__";
 
@@ -20,6 +25,27 @@ pub(super) const MODULE: &str = "__plugins__";
 pub(super) enum PluginCommand {
     /// List the plugin files, what became of each, and what could not be unloaded
     List(Asking),
+    /// Put a file into the plugin directory, and wait until it is served or refused
+    Install {
+        /// The library; NAME.so.minisig beside it is taken along
+        file: PathBuf,
+        /// Name of the plugin [default: that of the file without .so]
+        #[arg(long)]
+        name: Option<String>,
+        /// Plugin directory of a master on this machine: copied there instead of sent to the master
+        #[arg(long, value_name = "DIR")]
+        plugins: Option<PathBuf>,
+        #[command(flatten)]
+        ordering: Ordering,
+    },
+    /// Load a plugin again, also if its file is the same
+    Reload(Order),
+    /// Load a plugin that was disabled
+    Enable(Order),
+    /// Unload a plugin, and leave it alone until it is enabled, also after a restart
+    Disable(Order),
+    /// Unload a plugin and remove its file
+    Remove(Order),
     /// Show one plugin: its state and why, its figures, and what has happened to it
     Show(OnePlugin),
     /// Go back to the generation before the last reload, while it is kept
@@ -30,6 +56,28 @@ pub(super) enum PluginCommand {
     Unpin(OnePlugin),
     /// Try again what was quarantined because the daemon died of it
     Unquarantine(OnePlugin),
+}
+
+/// An order about one plugin.
+#[derive(Debug, Args)]
+pub(super) struct Order {
+    /// Name of the plugin: that of its file without .so
+    name: String,
+    #[command(flatten)]
+    ordering: Ordering,
+}
+
+/// How an order is given.
+#[derive(Debug, Args)]
+pub(super) struct Ordering {
+    /// Wait for the outcome, at most as long as --timeout says (the default)
+    #[arg(long, overrides_with = "no_wait")]
+    wait: bool,
+    /// Only give the order
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 /// Which plugin, and whom to ask.
@@ -45,6 +93,11 @@ impl PluginCommand {
     pub(super) fn output(&self) -> Output {
         match self {
             PluginCommand::List(asking) => asking.output,
+            PluginCommand::Install { ordering, .. }
+            | PluginCommand::Reload(Order { ordering, .. })
+            | PluginCommand::Enable(Order { ordering, .. })
+            | PluginCommand::Disable(Order { ordering, .. })
+            | PluginCommand::Remove(Order { ordering, .. }) => ordering.asking.output,
             PluginCommand::Show(one)
             | PluginCommand::Rollback(one)
             | PluginCommand::Pin(one)
@@ -57,6 +110,13 @@ impl PluginCommand {
 pub(super) async fn run(command: PluginCommand) -> Result<String, CliError> {
     match command {
         PluginCommand::List(asking) => list(asking).await,
+        PluginCommand::Install { file, name, plugins, ordering } => {
+            change::install(file, name, plugins, &ordering).await
+        }
+        PluginCommand::Reload(order) => change::order("reload", order).await,
+        PluginCommand::Enable(order) => change::order("enable", order).await,
+        PluginCommand::Disable(order) => change::order("disable", order).await,
+        PluginCommand::Remove(order) => change::order("remove", order).await,
         PluginCommand::Show(one) => show(one).await,
         PluginCommand::Rollback(one) => order("rollback", one).await,
         PluginCommand::Pin(one) => order("pin", one).await,

@@ -63,6 +63,10 @@ pub const GONE_AFTER: Duration = Duration::from_secs(2);
 pub const DRAIN: Duration = Duration::from_secs(5);
 /// How long the old generation is kept warm beside the new one: faults of a new version show in its first calls.
 pub const PROBATION: Duration = crate::plugin::PROBATION;
+/// Whoever may write a plugin may do all that the daemon may.
+pub const STRICT: bool = true;
+/// An old version has the faults that the new one was made for: to go back is a decision.
+pub const ALLOW_DOWNGRADE: bool = false;
 /// How many calls of a new generation have to have ended before its errors and times are judged.
 pub const ROLLBACK_CALLS: usize = crate::plugin::probation::CALLS;
 /// One panic may be a caller's fault, so many are not.

@@ -95,6 +95,22 @@ impl<'a> Section<'a> {
         self.read(key, "a whole number of at least 1, or \"unlimited\"", read).flatten()
     }
 
+    pub(super) fn switch(&mut self, key: &'static str, default: bool) -> bool {
+        let read = |value: &Value| value.as_bool().or_else(|| value.as_str()?.parse().ok());
+        self.read(key, "true or false", read).unwrap_or(default)
+    }
+
+    /// A list of texts, each of which has to be good.
+    pub(super) fn list(
+        &mut self,
+        key: &'static str,
+        words: &str,
+        is_good: impl Fn(&str) -> bool,
+    ) -> Option<Vec<String>> {
+        let text = |value: &Value| value.as_str().filter(|text| is_good(text)).map(str::to_owned);
+        self.read(key, words, |value| value.as_array()?.iter().map(text).collect())
+    }
+
     /// One of a few words; the first is the default.
     pub(super) fn one_of<T: Copy, const N: usize>(&mut self, key: &'static str, words: [(&str, T); N]) -> T {
         let expected = words.map(|(word, _)| format!("{word:?}")).join(" or ");

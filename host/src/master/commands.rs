@@ -1,16 +1,15 @@
-//! The three commands of clients, and the host's own module for plugins.
+//! The three commands of clients.
 
 use muster_plugin_api::Role;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Master;
 use crate::{
     modules::call::ClientIdentity,
     peers::To,
-    plugin::orders::Action,
     session::Reply,
+    store::Kept,
     wire::{self, Topic, envelope},
 };
 
@@ -48,59 +47,29 @@ impl Master {
         if module.is_empty() {
             return answer(reply, Err(wire::json_text("empty moduleId")));
         }
-        if !self.modules.set_enabled(Role::Master, module, enable) {
+        let own_id = self.modules.find(Role::Master, module).map(|route| route.id.clone());
+        let Some(own_id) = own_id.filter(|_| self.modules.set_enabled(Role::Master, module, enable)) else {
             return answer(reply, Ok(json!(-1)));
-        }
+        };
+        let kept = self.store.keep(Kept::DisabledModule, own_id.as_str(), (!enable).then_some(""));
         // With a `clientId` in the body, monitors of version 1.0.1 never read from this connection again (Q18).
         let mut forwarded = body;
         forwarded.remove("clientId");
         let body = Value::Object(forwarded).to_string();
         let frame = envelope::command(Topic::Monitor, None, command, Some(module), body.as_bytes());
         self.peers.send(To::All, &frame);
-        answer(reply, Ok(json!(1)));
-    }
-
-    /// Answers the host's own module `__plugins__`.
-    pub(super) fn ask_plugins(&self, client: &ClientIdentity, reply: Reply, body: &str) {
-        #[derive(Deserialize)]
-        struct Ask {
-            #[serde(default)]
-            action: String,
-            #[serde(default)]
-            name: String,
-        }
-        let ask: Result<Ask, _> = serde_json::from_str(body);
-        match ask {
-            Ok(ask) if ask.action == "list" => answer(Some(reply), Ok(self.plugins())),
-            Ok(ask) => match (Action::of(&ask.action), self.plugins.get()) {
-                (Some(action), Some((_, orders))) => {
-                    let permitted = client.level == 1;
-                    info!(
-                        target: "audit",
-                        client = %client.id, user = client.user, ?action, plugin = ask.name, permitted, "plugin order"
-                    );
-                    if !permitted {
-                        return reply.refuse("Command permission denied");
-                    }
-                    let orders = orders.clone();
-                    tokio::spawn(async move {
-                        match orders.give(action, ask.name.clone()).await {
-                            Ok(text) => answer(Some(reply), Ok(json!({ "name": ask.name, "text": text }))),
-                            Err(text) => reply.refuse(&text),
-                        }
-                    });
-                }
-                _ => reply.refuse(&format!(
-                    "unknown action:{}; there are list, rollback, pin, unpin and unquarantine",
-                    ask.action
-                )),
-            },
-            Err(_) => reply.refuse("expected an object with an action, such as {\"action\":\"list\"}"),
-        }
+        // What is acknowledged holds after a restart.
+        tokio::spawn(async move {
+            if !kept.await {
+                warn!(module = %own_id, "not remembered durably: after a restart it is as it was before");
+            }
+            answer(reply, Ok(json!(1)));
+        });
     }
 }
 
-fn permission(client: &ClientIdentity, body: &Map<String, Value>) -> Result<(), &'static str> {
+/// Whether a client may command. The order of checks and the texts are the original's.
+pub(super) fn permission(client: &ClientIdentity, body: &Map<String, Value>) -> Result<(), &'static str> {
     match body.get("clientId") {
         None | Some(Value::Null) => Err("Unknow clientId"),
         Some(Value::String(claimed)) if claimed.is_empty() => Err("Unknow clientId"),
@@ -122,7 +91,7 @@ fn is_internal(id: &str) -> bool {
         .is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
 }
 
-fn answer(reply: Option<Reply>, result: Result<Value, String>) {
+pub(super) fn answer(reply: Option<Reply>, result: Result<Value, String>) {
     // A command without an id is carried out and not answered.
     let Some(reply) = reply else { return };
     match result {

@@ -36,6 +36,8 @@ pub(crate) enum State {
     Retired,
     /// It must not be loaded.
     Refused,
+    /// It is not loaded, because an administrator said so.
+    Disabled,
     /// It must not be loaded again: the daemon died of it, or its workers did, too often.
     Quarantined,
     /// An older content of it is served, because this one did worse.
@@ -81,12 +83,18 @@ pub(crate) struct Life {
     serving: Option<ContentHash>,
     unloading: Option<Unloading>,
     refused: Option<(Option<ContentHash>, Refused)>,
+    /// It is not to be loaded until it is enabled.
+    disabled: bool,
+    /// It is to be loaded again, also if it is the same.
+    reload: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unloading {
     /// Its file is gone: what comes back is a new one.
     Gone,
+    /// An administrator said so: when it is enabled it is a new one.
+    Disabled,
     /// It had to give way: its content has been judged.
     Displaced,
 }
@@ -111,6 +119,8 @@ impl Life {
             serving: None,
             unloading: None,
             refused: None,
+            disabled: false,
+            reload: false,
         }
     }
 
@@ -125,6 +135,7 @@ impl Life {
     }
 
     /// The content that is served.
+    #[cfg(test)]
     pub(crate) fn serving(&self) -> Option<ContentHash> {
         self.serving
     }
@@ -134,17 +145,20 @@ impl Life {
         self.refused.as_ref().and_then(|(hash, _)| *hash)
     }
 
-    /// Whether it has come as far as it will. With a `directory_missing`, nothing more will be known of a file.
+    /// Whether nothing is under way, so that it will stay as it is. With a `directory_missing`, nothing more will be known
+    /// of a file.
     pub(crate) fn is_settled(&self, directory_missing: bool) -> bool {
-        let known = self.judged.is_some() || self.gone_since.is_some() || directory_missing;
-        self.attempt.is_none() && self.unloading.is_none() && known
+        let waits = self.judged.is_none() || self.reload;
+        let is_left_alone = self.gone_since.is_some() || self.disabled || directory_missing;
+        self.attempt.is_none() && self.unloading.is_none() && (!waits || is_left_alone)
     }
 
     /// Somebody looked at the file. `None`: it is not there.
     pub(crate) fn look(&mut self, look: Option<Fingerprint>, now: Instant, gone_after: Duration) -> Option<Order> {
         let Some(fingerprint) = look else { return self.miss(now, gone_after) };
         self.gone_since = None;
-        if self.attempt.is_some() || self.unloading.is_some() || self.judged == Some(fingerprint) {
+        let is_known = self.judged == Some(fingerprint) && !self.reload;
+        if self.attempt.is_some() || self.unloading.is_some() || self.disabled || is_known {
             return None;
         }
         self.attempt = Some(Attempt::Vetting);
@@ -185,6 +199,44 @@ impl Life {
         {
             *hash = None;
         }
+    }
+
+    /// The next look leads to a new generation, also of the same content.
+    pub(crate) fn reload(&mut self) {
+        self.reconsider();
+        self.reload = true;
+    }
+
+    /// What vetting need not be done for, because it is served.
+    pub(crate) fn take_known(&mut self) -> Option<ContentHash> {
+        let reload = std::mem::take(&mut self.reload);
+        self.serving.filter(|_| !reload)
+    }
+
+    /// It is not loaded any more; what is under way leads to nothing.
+    pub(crate) fn disable(&mut self) -> Option<Order> {
+        self.disabled = true;
+        (self.judged, self.refused, self.reload) = (None, None, false);
+        if self.serving.is_none() || self.unloading.is_some() {
+            return None;
+        }
+        self.unloading = Some(Unloading::Disabled);
+        Some(Order::Unload)
+    }
+
+    /// It is loaded again.
+    pub(crate) fn enable(&mut self) {
+        self.disabled = false;
+    }
+
+    /// Whether it is not to be loaded.
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.disabled
+    }
+
+    /// What was under way has come to nothing.
+    pub(crate) fn abandoned(&mut self) {
+        (self.attempt, self.judged) = (None, None);
     }
 
     /// Vetting has ended.
@@ -244,7 +296,7 @@ impl Life {
     /// What ran is gone.
     pub(crate) fn retired(&mut self) {
         self.serving = None;
-        if self.unloading.take() == Some(Unloading::Gone) {
+        if matches!(self.unloading.take(), Some(Unloading::Gone | Unloading::Disabled)) {
             self.judged = None;
             self.refused = None;
         }
@@ -261,6 +313,7 @@ impl Life {
             (_, Some(_)) => State::Running,
             (Some(Attempt::Starting { created: true }), None) => State::Loaded,
             (Some(Attempt::Starting { created: false }), None) => State::Checked,
+            _ if self.disabled => State::Disabled,
             (Some(Attempt::Vetting) | None, None) if quarantined => State::Quarantined,
             // Until the verdict, what was said of it before stands.
             (Some(Attempt::Vetting), None) if self.refused.is_some() => self.kind_of_refusal(),
@@ -425,6 +478,37 @@ mod tests {
         assert_eq!(case.life.refused_content(), None);
         assert_eq!(case.look(Some(fingerprint(1)), 2), Some(Order::Vet));
         case.is(State::Refused);
+    }
+
+    #[test]
+    fn a_disabled_file_is_unloaded_and_left_alone_until_it_is_enabled() {
+        let mut case = Case::new();
+        case.run(1);
+        assert_eq!(case.life.disable(), Some(Order::Unload));
+        case.is(State::Draining);
+        case.life.retired();
+        case.is(State::Disabled);
+        assert!(case.life.is_settled(false));
+        assert_eq!(case.look(Some(fingerprint(2)), 1), None, "not even looked into");
+        case.life.enable();
+        assert_eq!(case.look(Some(fingerprint(2)), 2), Some(Order::Vet));
+        assert_eq!(case.life.disable(), None, "nothing is served yet");
+        case.life.vetted(Verdict::Passed(fingerprint(2)));
+        case.life.abandoned();
+        case.is(State::Disabled);
+    }
+
+    #[test]
+    fn an_order_to_reload_holds_until_a_look_follows_it() {
+        let mut case = Case::new();
+        case.run(1);
+        case.look(Some(fingerprint(2)), 1);
+        case.life.reload();
+        case.life.vetted(Verdict::Unchanged(fingerprint(2)));
+        assert!(!case.life.is_settled(false), "that was not the reload");
+        assert_eq!(case.look(Some(fingerprint(2)), 2), Some(Order::Vet));
+        assert_eq!(case.life.take_known(), None, "what is served is loaded again");
+        assert_eq!(case.life.take_known(), Some(hash(1)));
     }
 
     #[test]

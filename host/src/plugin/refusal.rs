@@ -13,6 +13,29 @@ pub(crate) enum Refusal {
     Unreadable(String),
     #[error("a plugin is a file, and this is something else: put a shared library here")]
     NotAFile,
+    #[error(
+        "{path} belongs to user {owner}, who could replace what is loaded: see what is in it, then `chown {me} {path}`, or \
+         set plugins.strict = false"
+    )]
+    ForeignOwner { path: String, owner: u32, me: u32 },
+    #[error("others may write to {path} (mode {mode}): `chmod go-w {path}`, or set plugins.strict = false")]
+    WritableByOthers { path: String, mode: String },
+    #[error("its SHA-256 is not in plugins.sha256: if it is what you mean to run, add {0}")]
+    NotListed(String),
+    #[error(
+        "signatures are required and there is no {0}: sign it with `minisign -S -t 'id=NAME version=VERSION' -m FILE`"
+    )]
+    NotSigned(String),
+    #[error("its signature does not hold ({0}): get the file and its .minisig from the same release")]
+    BadSignature(String),
+    #[error("it is signed by a key that is not in plugins.public_keys: add the key if you trust its owner")]
+    UnknownKey,
+    #[error("its signature does not say what for ({0:?}): sign it with the trusted comment `id=NAME version=VERSION`")]
+    SignedAsNothing(String),
+    #[error("it is signed as {signed} and says that it is {found}: get the .minisig of this very file")]
+    SignedAsAnother { signed: String, found: String },
+    #[error("it has version {found} and {highest} ran before: set plugins.allow_downgrade = true to go back")]
+    Downgrade { found: String, highest: String },
     #[error("the file has {size} bytes and at most {limit} are read: build it with `strip = \"debuginfo\"`")]
     TooLarge { size: u64, limit: u64 },
     #[error("the file is empty: copy the library again, best under another name that is then renamed")]
@@ -54,6 +77,13 @@ pub(crate) enum Refusal {
     DuplicateId(String),
     #[error("the module id {id:?} belongs to {owner}: remove one of the two files, or give the module another id")]
     IdTaken { id: String, owner: String },
+    #[error(
+        "it needs {} {}, which nobody serves: it is started when that is there",
+        if .0.len() == 1 { "module" } else { "modules" }, .0.join(", ")
+    )]
+    Needs(Vec<String>),
+    #[error("the modules it needs go round in a circle ({}): one of them has to do without", .0.join(" → "))]
+    NeedsCircle(Vec<String>),
     #[error("it died of {signal} while it was being loaded: look for code that runs before `create`")]
     Died { signal: String },
     #[error("it ended the process (status {0}) while it was being loaded: a plugin must not call exit")]
@@ -81,6 +111,38 @@ pub(crate) enum Refusal {
     StillMapped { generations: usize, bytes: u64, cap: usize, rescan: String },
     #[error("it had not started after {}: look for work in `create` or `start` that does not end", human(.0))]
     StartTimeout(Duration),
+}
+
+impl Refusal {
+    /// Whether it is about modules that are not served: that may change without the file.
+    pub(crate) fn is_about_needs(&self) -> bool {
+        matches!(self, Refusal::Needs(_) | Refusal::NeedsCircle(_))
+    }
+
+    /// Whether it is about owners and modes: they may be put right without a trace in the file.
+    pub(crate) fn is_about_owners(&self) -> bool {
+        matches!(self, Refusal::ForeignOwner { .. } | Refusal::WritableByOthers { .. })
+    }
+
+    /// Whether it is about who may have written the file: then the very content may be good once that is put right.
+    pub(crate) fn is_about_trust(&self) -> bool {
+        use Refusal::{
+            BadSignature, Downgrade, ForeignOwner, NotListed, NotSigned, SignedAsAnother, SignedAsNothing, UnknownKey,
+            WritableByOthers,
+        };
+        matches!(
+            self,
+            ForeignOwner { .. }
+                | WritableByOthers { .. }
+                | NotListed(_)
+                | NotSigned(_)
+                | BadSignature(_)
+                | UnknownKey
+                | SignedAsNothing(_)
+                | SignedAsAnother { .. }
+                | Downgrade { .. }
+        )
+    }
 }
 
 impl From<IdTaken> for Refusal {

@@ -3,16 +3,18 @@
 use std::{
     fmt, fs,
     io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
 
-use super::{elf, refusal::Refusal, watch::Fingerprint};
+use super::{elf, refusal::Refusal, trust::Trust, watch::Fingerprint};
 
 /// Plugins beyond this are taken for a mistake: the largest seen, unstripped and with debug information, had 90 MB.
-const LARGEST: u64 = 512 * 1024 * 1024;
+pub(crate) const LARGEST: u64 = 512 * 1024 * 1024;
 
 /// How long a file that looks incomplete has to be left alone before it is called truncated. A copy at 1 KB/s writes
 /// every second; a person who waits for the verdict should have it within two.
@@ -43,16 +45,16 @@ pub(crate) struct Unfit {
 
 /// Waits until the file at `path` has had the same content for `pause`, and looks whole or is left alone.
 ///
-/// `None` when the file is gone.
+/// `None` when the file is gone. Whose file it is is asked of the descriptor that the bytes are read from.
 ///
 /// # Errors
-/// When it cannot be a plugin.
-pub(crate) async fn settle(path: &Path, pause: Duration) -> Result<Option<Settled>, Unfit> {
+/// When it cannot be a plugin, or others may have written it.
+pub(crate) async fn settle(path: &Path, pause: Duration, trust: &Arc<Trust>) -> Result<Option<Settled>, Unfit> {
     let mut before: Option<(ContentHash, Fingerprint)> = None;
     loop {
         let settled = tokio::task::spawn_blocking({
-            let path = path.to_owned();
-            move || read(&path)
+            let (path, trust) = (path.to_owned(), trust.clone());
+            move || read(&path, &trust)
         })
         .await
         .unwrap_or_else(|error| {
@@ -74,9 +76,9 @@ pub(crate) async fn settle(path: &Path, pause: Duration) -> Result<Option<Settle
     }
 }
 
-fn read(path: &Path) -> Result<Option<Settled>, Unfit> {
+fn read(path: &Path, trust: &Trust) -> Result<Option<Settled>, Unfit> {
     let mut fingerprint = Fingerprint::UNREADABLE;
-    match read_as(path, &mut fingerprint) {
+    match read_as(path, trust, &mut fingerprint) {
         Ok(Ok(bytes)) => {
             let hash = ContentHash::of(&bytes);
             let whole = elf::inspect(&bytes).map(|_| ());
@@ -88,18 +90,33 @@ fn read(path: &Path) -> Result<Option<Settled>, Unfit> {
     }
 }
 
-fn read_as(path: &Path, fingerprint: &mut Fingerprint) -> io::Result<Result<Vec<u8>, Refusal>> {
-    *fingerprint = Fingerprint::of(&fs::metadata(path)?);
-    // Before it is opened: that could wait for a writer, if it is a pipe.
+fn read_as(path: &Path, trust: &Trust, fingerprint: &mut Fingerprint) -> io::Result<Result<Vec<u8>, Refusal>> {
+    *fingerprint = Fingerprint::of(path, &fs::metadata(path)?);
+    // Before it is opened: to open a device may do something.
     if !fingerprint.is_file {
         return Ok(Err(Refusal::NotAFile));
+    }
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    if let Err(refusal) = trust.directory(directory).and(trust.way_to(path)?) {
+        return Ok(Err(refusal));
+    }
+    // Without waiting, if it has become a pipe by now. From here on only what is open counts.
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
+    let metadata = file.metadata()?;
+    *fingerprint = Fingerprint::of(path, &metadata);
+    if !fingerprint.is_file {
+        return Ok(Err(Refusal::NotAFile));
+    }
+    if let Err(refusal) = trust.opened(path, &metadata) {
+        return Ok(Err(refusal));
     }
     let size = fingerprint.size;
     if size > LARGEST {
         return Ok(Err(Refusal::TooLarge { size, limit: LARGEST }));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-    fs::File::open(path)?.take(LARGEST).read_to_end(&mut bytes)?;
+    file.take(LARGEST).read_to_end(&mut bytes)?;
     Ok(Ok(bytes))
 }
 
@@ -108,6 +125,34 @@ fn read_as(path: &Path, fingerprint: &mut Fingerprint) -> io::Result<Result<Vec<
 impl ContentHash {
     pub(crate) fn of(bytes: &[u8]) -> ContentHash {
         ContentHash(Sha256::digest(bytes).into())
+    }
+
+    /// Of a file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn of_file(path: &Path) -> io::Result<ContentHash> {
+        let mut digest = Sha256::new();
+        let mut file = fs::File::open(path)?;
+        let mut piece = vec![0; 64 * 1024];
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(ContentHash(digest.finalize().into())),
+                length => digest.update(&piece[..length]),
+            }
+        }
+    }
+
+    /// From its 64 hexadecimal digits.
+    pub(crate) fn parse(text: &str) -> Option<ContentHash> {
+        let mut hash = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return None;
+        }
+        for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(ContentHash(hash))
     }
 }
 

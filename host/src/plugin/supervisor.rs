@@ -16,9 +16,11 @@ use tokio::{
 
 use super::{
     Config,
+    control::Change,
     generation::{Candidate, NotStarted, Running},
     history::{By, History},
     lifecycle::{Life, Order, State, Verdict},
+    needs::{self, Wants},
     orders::Action,
     preflight::Refused,
     quarantine::Quarantine,
@@ -32,6 +34,7 @@ use super::{
 use crate::{
     ids::Generation,
     modules::{Modules, schedule},
+    store::Kept,
 };
 
 mod leftovers;
@@ -55,6 +58,7 @@ pub(super) enum Input {
     Retired { file: Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>> },
     Retried { generation: Generation, outcome: Result<(), Box<Leftover>> },
     Condemned { file: Arc<str>, generation: Generation, reason: String },
+    Settle { file: Arc<str>, change: Change, done: oneshot::Sender<Option<FileStatus>> },
     Rescan { done: oneshot::Sender<()> },
     Order { action: Action, name: String, done: oneshot::Sender<Result<String, String>> },
     Shutdown { grace: Duration, done: oneshot::Sender<Vec<String>> },
@@ -86,6 +90,12 @@ struct Slot {
     awaited: bool,
     /// It was there when the daemon started: ids go by name then, not by who is faster.
     first: bool,
+    /// It was removed by order, and nobody waits for it to come back.
+    removed: bool,
+    /// What it needs and would serve, while it is refused for that.
+    wants: Option<Wants>,
+    /// Who wants to know when nothing is under way.
+    waiting: Vec<oneshot::Sender<Option<FileStatus>>>,
 }
 
 /// The supervisor's own state: one owner, one writer.
@@ -96,6 +106,8 @@ pub(super) struct Task {
     steps: JoinSet<()>,
     next_place: u64,
     directory_missing: bool,
+    /// Why nothing may be loaded from the directory.
+    directory_fault: Option<Refusal>,
     started: Instant,
     status: published::Sender<Arc<[FileStatus]>>,
     settled: published::Sender<bool>,
@@ -123,6 +135,7 @@ impl Task {
             steps: JoinSet::new(),
             next_place: 0,
             directory_missing: false,
+            directory_fault: None,
             started: Instant::now(),
             status: published::Sender::new(Arc::from([])),
             settled: published::Sender::new(false),
@@ -180,6 +193,7 @@ impl Task {
                 _ = rescan.tick() => {
                     hints.renew();
                     self.retry_unloading();
+                    self.reconsider_untrusted();
                     self.look(&directory);
                 }
                 () = tokio::time::sleep_until(gone_at.unwrap_or_else(tokio::time::Instant::now)), if gone_at.is_some() => {
@@ -204,6 +218,8 @@ impl Task {
                     return;
                 }
                 Input::Rescan { done } => done.send(()).unwrap_or(()),
+                // Dropped, it says that there is no such file.
+                Input::Settle { .. } => {}
                 // Whoever asked may not want to know any more.
                 Input::Order { name, done, .. } => drop(done.send(Err(format!("there is no plugin {name}")))),
                 other => tracing::error!(?other, "there are no plugins that this could be about"),
@@ -236,6 +252,7 @@ impl Task {
                 }
             }
             Input::Condemned { file, generation, reason } => self.condemned(&file, generation, reason),
+            Input::Settle { file, change, done } => return self.order(&file, change, done, directory),
             Input::Rescan { done } => {
                 for slot in self.slots.values_mut() {
                     slot.life.reconsider();
@@ -276,13 +293,16 @@ impl Task {
         if std::mem::take(&mut self.directory_missing) {
             tracing::info!(directory = %directory.display(), "the plugin directory is there");
         }
+        self.judge_directory(directory);
         let is_first_look = self.next_place == 0 && !*self.settled.borrow();
         let now = Instant::now();
-        let gone = self.shared.config.gone;
+        let patience = self.shared.config.gone;
         let mut forget = Vec::new();
         let mut orders = Vec::new();
         for (file, slot) in &mut self.slots {
             let look = seen.remove(&**file);
+            slot.removed &= look.is_none();
+            let gone = if slot.removed { Duration::ZERO } else { patience };
             if let Some(fingerprint) = look
                 && slot.pinned
                 && slot.running.is_some()
@@ -302,7 +322,11 @@ impl Task {
         for (name, fingerprint) in seen {
             let file: Arc<str> = name.into();
             let mut life = Life::new(SystemTime::now());
-            if let Some(order) = life.look(Some(fingerprint), now, gone) {
+            if self.shared.config.store.kept(Kept::DisabledPlugin, stem(&file)).is_some() {
+                // Nothing of it runs that would have to end.
+                life.disable();
+            }
+            if let Some(order) = life.look(Some(fingerprint), now, patience) {
                 orders.push((file.clone(), order));
             }
             let place = self.next_place;
@@ -318,6 +342,9 @@ impl Task {
                 history: History::default(),
                 awaited: is_first_look,
                 first: is_first_look,
+                removed: false,
+                wants: None,
+                waiting: Vec::new(),
             };
             self.slots.insert(file, slot);
         }
@@ -337,9 +364,61 @@ impl Task {
         }
     }
 
+    /// Does what an administrator says. It was written down before.
+    fn order(&mut self, file: &Arc<str>, change: Change, done: oneshot::Sender<Option<FileStatus>>, directory: &Path) {
+        // A file that has just been installed is there from now on.
+        self.look(directory);
+        if let Some(slot) = self.slots.get_mut(file) {
+            let order = match change {
+                Change::Look => None,
+                Change::Reload => {
+                    slot.life.reload();
+                    None
+                }
+                Change::Enable => {
+                    slot.life.enable();
+                    None
+                }
+                Change::Disable => slot.life.disable(),
+                Change::Forget => {
+                    slot.removed = true;
+                    None
+                }
+            };
+            slot.waiting.push(done);
+            if order.is_some() {
+                self.unload(file, "it was disabled");
+            }
+            self.look(directory);
+        }
+    }
+
+    /// Whether the directory may be loaded from; each file in one that may not is refused for that. What runs goes on.
+    fn judge_directory(&mut self, directory: &Path) {
+        let fault = self.shared.config.trust.directory(directory).err();
+        if fault == self.directory_fault {
+            return;
+        }
+        match &fault {
+            Some(fault) => tracing::error!(reason = %fault, "nothing is loaded from the plugin directory"),
+            None => tracing::info!(directory = %directory.display(), "the plugin directory is trusted now"),
+        }
+        self.directory_fault = fault;
+        self.reconsider_untrusted();
+    }
+
+    /// Owners and modes above a file may have been put right. To look is cheap: nothing is read before that is right.
+    fn reconsider_untrusted(&mut self) {
+        for slot in self.slots.values_mut() {
+            if slot.life.refusal().is_some_and(|refused| refused.refusal.is_about_owners()) {
+                slot.life.reconsider();
+            }
+        }
+    }
+
     fn vet(&mut self, file: Arc<str>) {
-        let Some(slot) = self.slots.get(&file) else { return };
-        let (serving, refused) = (slot.life.serving(), slot.life.refused_content());
+        let Some(slot) = self.slots.get_mut(&file) else { return };
+        let (serving, refused) = (slot.life.take_known(), slot.life.refused_content());
         let shared = self.shared.clone();
         self.steps.spawn(async move {
             let (verdict, candidate) = shared.vetter.vet(&file, serving, refused).await;
@@ -349,12 +428,21 @@ impl Task {
 
     fn vetted(&mut self, file: &Arc<str>, verdict: Verdict, candidate: Option<Box<Candidate>>) {
         let Some(slot) = self.slots.get_mut(file) else { return };
-        if let Verdict::Refused(_, _, refused) = &verdict {
+        if let Verdict::Refused(_, _, refused) = &verdict
+            && slot.life.refusal() != Some(refused)
+        {
             log_refusal(file, refused, slot.running.is_some());
             slot.note_refusal(refused);
         }
+        if !matches!(verdict, Verdict::StillRefused(_)) {
+            slot.wants = None;
+        }
         slot.life.vetted(verdict);
         let Some(candidate) = candidate else { return };
+        if slot.life.is_disabled() {
+            slot.life.abandoned();
+            return remove_copy(&candidate.path);
+        }
         let roles = self.shared.config.roles.iter().map(|(role, _)| *role);
         // Known before anything runs; at the start, the faster one of two is not always the one that is to have the id.
         if !slot.first
@@ -363,7 +451,7 @@ impl Task {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, Refusal::from(taken).into());
         }
-        if let Some(refusal) = self.too_many_mapped(file) {
+        if let Some(refusal) = self.too_many_mapped(file).or_else(|| self.unmet_needs(file, &candidate)) {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, refusal.into());
         }
@@ -402,7 +490,12 @@ impl Task {
                 return self.refuse(file, hash, refused);
             }
         };
-        let Some(place) = self.slots.get(file).map(|slot| slot.place) else { return };
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        let place = slot.place;
+        if slot.life.is_disabled() {
+            slot.life.abandoned();
+            return self.end(file, running, Duration::ZERO, "it was disabled");
+        }
         let generation = running.actor.generation;
         if let Some(rival) = self.slower_rival(file, &running) {
             let reason = Refusal::IdTaken { id: rival.1, owner: file.to_string() };
@@ -414,6 +507,8 @@ impl Task {
         }
         let Some(slot) = self.slots.get_mut(file) else { return };
         slot.life.started(hash);
+        let (shared, manifest) = (self.shared.clone(), running.status().manifest);
+        self.steps.spawn(async move { shared.config.trust.ran(&manifest).await });
         self.shared.clone().watch_worker(&mut self.steps, file, &running);
         let old = slot.running.replace(running);
         let from = old.as_ref().map(|old| old.actor.generation);
@@ -422,6 +517,40 @@ impl Task {
         if let Some(old) = old {
             self.keep_warm(file, old);
             self.reconsider_rivals(file);
+        }
+        self.reconsider_needs();
+    }
+
+    /// Why a candidate has to wait, if modules that it needs are not served.
+    fn unmet_needs(&mut self, file: &Arc<str>, candidate: &Candidate) -> Option<Refusal> {
+        let roles = self.shared.config.roles.iter().map(|(role, _)| *role);
+        let wants = Wants::of(candidate.served(roles));
+        let missing = wants.missing(|role, id| self.shared.modules.find(role, id).is_some());
+        if missing.is_empty() {
+            return None;
+        }
+        self.slots.get_mut(file)?.wants = Some(wants);
+        let wants = self.slots.iter().filter_map(|(file, slot)| Some((file, slot.wants.as_ref()?))).collect();
+        let Some(needs::Circle { modules, files }) = needs::circle(file, &wants) else {
+            return Some(Refusal::Needs(missing));
+        };
+        // The others in it were refused before it was closed.
+        for file in files {
+            if let Some(slot) = self.slots.get_mut(&file)
+                && slot.life.refusal().is_some_and(|refused| matches!(refused.refusal, Refusal::Needs(_)))
+            {
+                slot.life.reconsider();
+            }
+        }
+        Some(Refusal::NeedsCircle(modules))
+    }
+
+    /// Who was refused for the lack of a module may have it now.
+    fn reconsider_needs(&mut self) {
+        for slot in self.slots.values_mut() {
+            if slot.life.refusal().is_some_and(|refused| refused.refusal.is_about_needs()) {
+                slot.life.reconsider();
+            }
         }
     }
 
@@ -525,8 +654,19 @@ impl Task {
                 }
             })
             .collect();
+        for (slot, file) in
+            self.slots.values_mut().zip(files.iter()).filter(|(slot, _)| slot.is_settled(self.directory_missing))
+        {
+            for waiting in slot.waiting.drain(..) {
+                // Whoever asked may not want to know any more.
+                drop(waiting.send(Some(file.clone())));
+            }
+        }
+        // What waits for another is not settled before the other is.
+        let others = self.slots.values().any(|slot| slot.awaited && !slot.is_settled(self.directory_missing));
         for slot in self.slots.values_mut().filter(|slot| slot.awaited) {
-            slot.awaited = !slot.life.is_settled(self.directory_missing);
+            let settled = slot.is_settled(self.directory_missing);
+            slot.awaited = !settled || (others && slot.wants.is_some());
         }
         self.status.send_replace(files);
         if *self.settled.borrow() {
@@ -581,6 +721,12 @@ impl Task {
 // === impl Slot ===
 
 impl Slot {
+    /// Whether nothing is under way. What is pinned stays as it is, whatever its file looks like.
+    fn is_settled(&self, directory_missing: bool) -> bool {
+        let stays = directory_missing || (self.pinned && self.running.is_some());
+        self.life.is_settled(stays)
+    }
+
     fn note_refusal(&mut self, refused: &Refused) {
         let from = self.running.as_ref().map(|running| running.actor.generation);
         self.history.add(By::File, from, None, format!("refused: {}", refused.refusal));
@@ -607,6 +753,11 @@ impl Shared {
         // The supervisor is gone: so is what this was about.
         drop(self.reports.send(input).await);
     }
+}
+
+/// The name of a plugin: that of its file without `.so`.
+fn stem(file: &str) -> &str {
+    file.strip_suffix(".so").unwrap_or(file)
 }
 
 fn log_refusal(file: &str, refused: &Refused, serves_on: bool) {

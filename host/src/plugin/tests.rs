@@ -2,6 +2,7 @@
 
 mod ending;
 mod kit;
+mod needing;
 mod refusing;
 mod replacing;
 mod soak;

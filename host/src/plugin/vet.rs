@@ -21,6 +21,7 @@ use super::{
     refusal::Refusal,
     settle::{ContentHash, Unfit, settle},
     stage::Stage,
+    trust::Trust,
 };
 use crate::ids::Generation;
 
@@ -32,6 +33,7 @@ pub(super) struct Vetter {
     directory: PathBuf,
     pause: Duration,
     checker: Checker,
+    trust: Arc<Trust>,
     stage: Arc<Stage>,
     quarantine: Arc<Quarantine>,
     places: Semaphore,
@@ -47,6 +49,7 @@ impl Vetter {
             directory: config.directory.clone().unwrap_or_default(),
             pause: config.settle,
             checker: config.checker.clone(),
+            trust: config.trust.clone(),
             stage: Arc::new(Stage::create(&config.stage_parent)?),
             quarantine,
             places: Semaphore::new(PREFLIGHTS_AT_ONCE),
@@ -64,7 +67,8 @@ impl Vetter {
         /// Counts the libraries of this process, whichever supervisor they belong to.
         static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
-        let settled = match settle(&self.directory.join(file), self.pause).await {
+        let source = self.directory.join(file);
+        let settled = match settle(&source, self.pause, &self.trust).await {
             Ok(Some(settled)) => settled,
             Ok(None) => return (Verdict::Gone, None),
             Err(Unfit { fingerprint, hash, .. }) if hash.is_some() && hash == refused => {
@@ -81,7 +85,20 @@ impl Vetter {
         if refused == Some(hash) {
             return (Verdict::StillRefused(fingerprint), None);
         }
-        let refuse = |refused| (Verdict::Refused(fingerprint, Some(hash), refused), None);
+        let refuse = |refused: Refused| {
+            // What is not trusted today may be tomorrow, without a change of the content.
+            let hash = Some(hash).filter(|_| !refused.refusal.is_about_trust());
+            (Verdict::Refused(fingerprint, hash, refused), None)
+        };
+        let trusted = tokio::task::spawn_blocking({
+            let trust = self.trust.clone();
+            move || trust.content(&source, &settled.bytes, hash).map(|signed| (settled, signed))
+        });
+        let (settled, signed) = match trusted.await {
+            Ok(Ok(trusted)) => trusted,
+            Ok(Err(refusal)) => return refuse(refusal.into()),
+            Err(error) => return refuse(Refusal::Unchecked(error.to_string()).into()),
+        };
         if let Some(reason) = self.quarantine.is_quarantined(&hash) {
             return refuse(Refusal::Quarantined(reason).into());
         }
@@ -99,6 +116,10 @@ impl Vetter {
         let place = self.places.acquire().await;
         let checked = self.checker.check(&path).await;
         drop(place);
+        let checked = checked.and_then(|checked| {
+            self.trust.manifest(signed.as_ref(), &checked.manifest)?;
+            Ok(checked)
+        });
         match checked {
             Ok(checked) => {
                 let (manifest, facts) = (Arc::new(checked.manifest), checked.facts);

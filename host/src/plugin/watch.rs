@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,6 +14,8 @@ use std::{
 use notify::{RecommendedWatcher, RecursiveMode};
 use notify_debouncer_full::{Debouncer, NoCache, new_debouncer_opt};
 use tokio::sync::Notify;
+
+use super::trust::signature_of;
 
 /// Events that come in quick succession are one hint. Short, since a look costs microseconds.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -26,12 +30,14 @@ pub(crate) struct Fingerprint {
     inode: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+    /// Tells one signature from another: it may come later, or be replaced. 0 without one.
+    signature: u32,
 }
 
 impl Fingerprint {
     /// Of what cannot be looked at.
     pub(super) const UNREADABLE: Fingerprint =
-        Fingerprint { is_file: false, size: 0, device: 0, inode: 0, modified: (0, 0), changed: (0, 0) };
+        Fingerprint { is_file: false, size: 0, device: 0, inode: 0, modified: (0, 0), changed: (0, 0), signature: 0 };
 
     /// Of a file of which nothing else is known.
     #[cfg(test)]
@@ -39,9 +45,10 @@ impl Fingerprint {
         Fingerprint { size, ..Fingerprint::UNREADABLE }
     }
 
-    /// Of the file that a path leads to: links are followed before.
-    pub(crate) fn of(metadata: &fs::Metadata) -> Fingerprint {
+    /// Of the file that a path leads to (links are followed before), and of the signature beside it.
+    pub(crate) fn of(path: &Path, metadata: &fs::Metadata) -> Fingerprint {
         Fingerprint {
+            signature: fs::metadata(signature_of(path)).map(|signature| mark(&signature)).unwrap_or_default(),
             is_file: metadata.is_file(),
             size: metadata.len(),
             device: metadata.dev(),
@@ -60,6 +67,13 @@ impl Fingerprint {
     }
 }
 
+/// One of some billion numbers, by what changes when a file does.
+fn mark(metadata: &fs::Metadata) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    (metadata.ino(), metadata.ctime(), metadata.ctime_nsec()).hash(&mut hasher);
+    hasher.finish() as u32 | 1
+}
+
 /// Looks into the directory: names of candidates and what they look like. A link that leads nowhere counts as not being
 /// there.
 ///
@@ -75,7 +89,7 @@ pub(crate) fn scan(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>
         }
         match fs::metadata(entry.path()) {
             Ok(metadata) if metadata.is_dir() => {}
-            Ok(metadata) => drop(seen.insert(name, Fingerprint::of(&metadata))),
+            Ok(metadata) => drop(seen.insert(name, Fingerprint::of(&entry.path(), &metadata))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(_) => drop(seen.insert(name, Fingerprint::UNREADABLE)),
         }

@@ -102,6 +102,8 @@ impl Task {
         slot.life.rolled_back(hash, bad.hash, refusal.into());
         slot.history.add(by, Some(generation), Some(back_to), format!("rolled back: {why}"));
         self.end(file, bad, Duration::ZERO, &format!("it was rolled back: {why}"));
+        // The two need not serve the same modules.
+        self.reconsider_needs();
         Ok(())
     }
 }
