@@ -141,10 +141,6 @@ pub struct LimitsConfig {
     pub outbox: usize,
     /// How long a peer may read nothing of what waits before it is cut.
     pub write_stall: Duration,
-    /// Messages that may wait for one module.
-    pub mailbox: usize,
-    /// How long a connection is not read because a mailbox is full.
-    pub mailbox_wait: Duration,
 }
 
 /// `[requests]`
@@ -417,8 +413,6 @@ fn limits_section(mut section: Section<'_>) -> LimitsConfig {
         connections_per_address: section.count_or_unlimited("connections_per_address"),
         outbox: section.size("outbox", defaults::OUTBOX),
         write_stall: section.positive_duration("write_stall", defaults::WRITE_STALL),
-        mailbox: section.count("mailbox", defaults::MAILBOX),
-        mailbox_wait: section.duration("mailbox_wait", defaults::MAILBOX_WAIT),
     };
     section.finish();
     limits

@@ -29,10 +29,6 @@ pub const UNREGISTERED_PER_ADDRESS: usize = 1024;
 pub const OUTBOX: usize = 32 << 20;
 /// A peer that reads nothing at all for this long is stuck; a busy Node process pauses for a second or two.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
-/// Messages that may wait for a module: a second's worth at the rates that one master sees.
-pub const MAILBOX: usize = 1024;
-/// How long a connection is not read because a module's mailbox is full; then requests are answered *busy*.
-pub const MAILBOX_WAIT: Duration = Duration::from_secs(1);
 
 /// More than any module of pomelo needs (the console's list takes up to 10 s), and shorter than people wait.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
