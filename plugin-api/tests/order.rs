@@ -10,7 +10,7 @@ use abi_stable::{
 use muster_plugin_api::{
     __private::{Export, create},
     Agent, Answer, Body, Context, Event, HandlerResult, Input, Manifest, Module, ModuleError, MonitorAgent,
-    abi::{HostApi, HostApi_TO, Mail, PluginObj, kind},
+    abi::{HostApi, HostApi_TO, Mail, PluginObj, kind, tell},
     serde_json::json,
 };
 
@@ -55,7 +55,10 @@ impl HostApi for Notes {
     fn log(&self, _: u32, _: u32, _: RStr<'_>, _: RStr<'_>) {}
     fn reply(&self, _: u64, _: u32, _: RSlice<'_, u8>, _: RSlice<'_, u8>) {}
     fn ask(&self, _: u32, _: u64, _: u32, _: RStr<'_>, _: RStr<'_>, _: u64, _: RSlice<'_, u8>) {}
-    fn tell(&self, _: u32, _: u32, a: RStr<'_>, _: RStr<'_>, _: u64, body: RSlice<'_, u8>) -> i64 {
+    fn tell(&self, _: u32, op: u32, a: RStr<'_>, _: RStr<'_>, _: u64, body: RSlice<'_, u8>) -> i64 {
+        if op != tell::PUT {
+            return 1;
+        }
         self.0.lock().unwrap().push(format!("{a} {}", String::from_utf8_lossy(body.as_slice())));
         1
     }
