@@ -24,7 +24,8 @@ peers:
 	tests/node/install.sh
 
 test: build fixtures peers
-	$(CARGO) test --release --workspace
+	$(CARGO) test --release --workspace --exclude muster-tests
+	$(CARGO) test --release -p muster-tests
 
 # A master, three monitors and the plugins in one terminal.
 demo: build
