@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use muster_plugin_api::{Role, abi::status};
 use tokio::sync::{Notify, oneshot};
 
@@ -24,7 +25,7 @@ use super::{
 
 /// Ids with this bit have an entry in the table; the others are only counted.
 const TRACKED: u64 = 1;
-/// Ids with this bit are starts and stops, which nobody called for.
+/// Ids with this bit are steps in the life of an instance, which nobody called for.
 const LIFE: u64 = 2;
 
 /// The table of one generation.
@@ -88,8 +89,12 @@ struct Entry {
 enum Waiter {
     Caller(Responder),
     Tick(Tick),
-    Life(oneshot::Sender<Result<(), String>>),
+    /// And how many bytes may be said with it, if anything may.
+    Life(oneshot::Sender<LifeEnd>, Option<usize>),
 }
+
+/// How a step in the life of an instance ended: perhaps with something that it says, or with the reason why not.
+pub(crate) type LifeEnd = Result<Option<Bytes>, String>;
 
 /// A tick under way; when it is dropped, the next one may come.
 #[derive(Debug)]
@@ -143,9 +148,10 @@ impl Calls {
         self.insert(instance, false, Some(deadline), Waiter::Tick(tick))
     }
 
-    /// Notes the start or the stop of an instance. Has no deadline: whoever began it watches the time.
-    pub(crate) fn begin_life(&self, instance: u32, ended: oneshot::Sender<Result<(), String>>) -> u64 {
-        self.insert(instance, false, None, Waiter::Life(ended))
+    /// Notes a step in the life of an instance, at whose end it may say so many bytes. Has no deadline: whoever began it
+    /// watches the time.
+    pub(crate) fn begin_life(&self, instance: u32, ended: oneshot::Sender<LifeEnd>, most: Option<usize>) -> u64 {
+        self.insert(instance, false, None, Waiter::Life(ended, most))
     }
 
     /// Takes back a call that was begun but refused by the mailbox: as if it had never been here.
@@ -171,11 +177,15 @@ impl Calls {
         match waiter {
             None => {}
             Some(Waiter::Tick(tick)) => drop(tick),
-            Some(Waiter::Life(ended)) => {
-                let result = match status {
-                    status::PANIC => Err(format!("panicked: {}", text_of(body))),
-                    status::FAILED => Err(text_of(body)),
-                    _ => Ok(()),
+            Some(Waiter::Life(ended, most)) => {
+                let result = match (status, most) {
+                    (status::PANIC, _) => Err(format!("panicked: {}", text_of(body))),
+                    (status::FAILED, _) => Err(text_of(body)),
+                    (status::ANSWER, Some(most)) if body.len() > most => {
+                        Err(format!("it has {} bytes, and at most {most} are taken (plugins.state_limit)", body.len()))
+                    }
+                    (status::ANSWER, Some(_)) => Ok(Some(Bytes::copy_from_slice(body))),
+                    _ => Ok(None),
                 };
                 // Whoever waited may have lost patience.
                 drop(ended.send(result));
@@ -247,7 +257,7 @@ impl Calls {
                 self.figures.errors.fetch_add(1, Ordering::Relaxed);
                 responder.end(Outcome::Failed(&format!("module {} {how}", self.module(entry.instance))));
             }
-            Some(Waiter::Life(ended)) => drop(ended.send(Err(how.to_owned()))),
+            Some(Waiter::Life(ended, _)) => drop(ended.send(Err(how.to_owned()))),
             Some(Waiter::Tick(_)) | None => {}
         }
         if !entry.handled {
@@ -264,7 +274,7 @@ impl Calls {
                     self.figures.errors.fetch_add(1, Ordering::Relaxed);
                     responder.end(Outcome::Failed(&format!("module {} failed: {why}", self.module(entry.instance))));
                 }
-                Some(Waiter::Life(ended)) => drop(ended.send(Err(why.to_owned()))),
+                Some(Waiter::Life(ended, _)) => drop(ended.send(Err(why.to_owned()))),
                 Some(Waiter::Tick(_)) | None => {}
             }
             if !entry.handled {
@@ -290,7 +300,7 @@ impl Calls {
     }
 
     fn insert(&self, instance: u32, by_client: bool, deadline: Option<Instant>, waiter: Waiter) -> u64 {
-        let life = if matches!(waiter, Waiter::Life(_)) { LIFE } else { 0 };
+        let life = if matches!(waiter, Waiter::Life(..)) { LIFE } else { 0 };
         let id = self.number() | TRACKED | life;
         let begun = Instant::now();
         let entry = Entry { instance, by_client, begun, deadline, waiter: Some(waiter), handled: false };

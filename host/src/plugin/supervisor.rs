@@ -18,6 +18,7 @@ use super::{
     Config,
     control::Change,
     generation::{Candidate, NotStarted, Running},
+    handover::Outcome,
     history::{By, History},
     lifecycle::{Life, Verdict},
     needs::Wants,
@@ -37,6 +38,7 @@ use crate::{
 };
 
 mod ending;
+mod handing;
 mod leftovers;
 mod looking;
 mod orders;
@@ -58,6 +60,7 @@ pub(super) enum Input {
     Vetted { file: Arc<str>, verdict: Verdict, candidate: Option<Box<Candidate>> },
     Created { file: Arc<str> },
     Started { file: Arc<str>, hash: ContentHash, outcome: Box<Result<Running, NotStarted>> },
+    HandedOver { file: Arc<str>, generation: Generation, outcome: Box<Result<Outcome, Refusal>> },
     Retired { file: Arc<str>, generation: Generation, outcome: Result<(), Box<Leftover>> },
     Retried { generation: Generation, outcome: Result<(), Box<Leftover>> },
     Condemned { file: Arc<str>, generation: Generation, reason: String },
@@ -81,6 +84,8 @@ struct Slot {
     life: Life,
     place: u64,
     running: Option<Running>,
+    /// What is routed to already, and waits for the state of `running`, which it then replaces.
+    heir: Option<Running>,
     /// What `running` replaced, while that is on probation.
     warm: Option<Warm>,
     draining: BTreeSet<Generation>,
@@ -240,6 +245,7 @@ impl Task {
                 return;
             }
             Input::Started { file, hash, outcome } => self.started(&file, hash, *outcome),
+            Input::HandedOver { file, generation, outcome } => self.handed_over(&file, generation, *outcome),
             Input::Retired { file, generation, outcome } => self.retired(&file, generation, outcome),
             Input::Retried { generation, outcome } => {
                 if let Err(leftover) = outcome {

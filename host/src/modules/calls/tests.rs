@@ -100,7 +100,7 @@ fn ending_all_ends_each_that_waits_with_the_reason() {
     let (silent, mut second) = request(&calls, LATER);
     calls.end(silent, status::SILENCE, NOTHING, NOTHING);
     let (ended, mut life) = oneshot::channel();
-    calls.begin_life(1, ended);
+    calls.begin_life(1, ended, None);
     calls.end_all("gone");
     let gone = OwnedOutcome::Failed("module ? failed: gone".to_owned());
     assert_eq!((first.try_recv(), second.try_recv()), (Ok(gone.clone()), Ok(gone)));

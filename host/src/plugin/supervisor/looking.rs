@@ -75,6 +75,7 @@ impl Task {
                 life,
                 place,
                 running: None,
+                heir: None,
                 warm: None,
                 draining: BTreeSet::new(),
                 pinned: false,

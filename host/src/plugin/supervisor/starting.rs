@@ -6,7 +6,9 @@ use tokio::sync::oneshot;
 
 use super::{Input, Task, log_refusal};
 use crate::plugin::{
+    Config,
     generation::{Candidate, NotStarted, Running},
+    handover::{Handover, Outcome},
     history::By,
     lifecycle::Verdict,
     needs::{self, Wants},
@@ -82,7 +84,7 @@ impl Task {
     }
 
     pub(super) fn started(&mut self, file: &Arc<str>, hash: ContentHash, outcome: Result<Running, NotStarted>) {
-        let running = match outcome {
+        let mut running = match outcome {
             Ok(running) => running,
             Err(NotStarted { refused, leftover }) => {
                 if let Some(leftover) = leftover {
@@ -97,24 +99,50 @@ impl Task {
             slot.life.abandoned();
             return self.end(file, running, Duration::ZERO, "it was disabled");
         }
-        let generation = running.actor.generation;
         if let Some(rival) = self.slower_rival(file, &running) {
             let reason = Refusal::IdTaken { id: rival.1, owner: file.to_string() };
             self.displace(&rival.0, reason.into());
+        }
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        let Config { handover, state_limit, .. } = self.shared.config;
+        let handover = slot.running.as_ref().map(|old| Handover::between(old, &running, handover, state_limit));
+        let (handover, nothing) = match handover {
+            Some(handover) if handover.is_needed() => (Some(handover), None),
+            other => (None, other.and_then(Handover::without)),
+        };
+        if handover.is_some() {
+            // Routed to, and not delivered before it has its state.
+            running.actor.mailbox.hold();
         }
         if let Err(taken) = self.shared.modules.install(running.offer(file, place)) {
             self.end(file, running, Duration::ZERO, "it was not served");
             return self.refuse(file, hash, Refusal::from(taken).into());
         }
+        match handover {
+            Some(handover) => self.hand_over(file, running, handover),
+            None => {
+                running.handover = nothing;
+                self.serve(file, running);
+            }
+        }
+    }
+
+    /// What is routed to serves from now on, and what it replaced does not.
+    pub(super) fn serve(&mut self, file: &Arc<str>, running: Running) {
         let Some(slot) = self.slots.get_mut(file) else { return };
+        let (hash, generation) = (running.hash, running.actor.generation);
+        let handover = running.handover.as_ref().map(Outcome::to_string);
         slot.life.started(hash);
         let (shared, manifest) = (self.shared.clone(), running.status().manifest);
         self.steps.spawn(async move { shared.config.trust.ran(&manifest).await });
         self.shared.clone().watch_worker(&mut self.steps, file, &running);
         let old = slot.running.replace(running);
         let from = old.as_ref().map(|old| old.actor.generation);
-        slot.history.add(By::File, from, Some(generation), "running".to_owned());
-        tracing::info!(file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), "running");
+        let outcome = handover.map_or_else(|| "running".to_owned(), |handover| format!("running, {handover}"));
+        tracing::info!(
+            file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), outcome, "running"
+        );
+        slot.history.add(By::File, from, Some(generation), outcome);
         if let Some(old) = old {
             self.keep_warm(file, old);
             self.reconsider_rivals(file);
@@ -178,7 +206,7 @@ impl Task {
         Some((owner, taken.id))
     }
 
-    fn refuse(&mut self, file: &Arc<str>, hash: ContentHash, refused: Refused) {
+    pub(super) fn refuse(&mut self, file: &Arc<str>, hash: ContentHash, refused: Refused) {
         let Some(slot) = self.slots.get_mut(file) else { return };
         log_refusal(file, &refused, slot.running.is_some());
         slot.note_refusal(&refused);
