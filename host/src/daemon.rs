@@ -35,7 +35,9 @@ use crate::{
     monitor::{Monitor, MonitorServices},
     net::{self, AddressLimits, Net},
     peers::{Peers, Remembering},
-    plugin::{self, ContentHash, Supervisor, preflight::Checker, quarantine::Quarantine, trust::Trust},
+    plugin::{
+        self, ContentHash, Supervisor, preflight::Checker, quarantine::Quarantine, recorder::Recorder, trust::Trust,
+    },
     session::Limits,
     store::{Kept, Store, StoreError},
     worker,
@@ -124,6 +126,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let daemon = &config.daemon;
+    let _recorder = record(daemon);
     // Bound first, so that a busy port is known at once; but nobody is let in before all plugins are ready.
     let listener = bind(&config.listen.to_string()).await?;
     let store = Arc::new(Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?);
@@ -284,6 +287,7 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let daemon = &config.daemon;
+    let _recorder = record(daemon);
     let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
     let identity = Identity {
@@ -331,6 +335,13 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
 }
 
 // === both ===
+
+/// Writes down what this process dies of, if it does, for as long as that is kept.
+fn record(daemon: &DaemonConfig) -> Option<Recorder> {
+    let directory = daemon.state_dir.as_deref()?;
+    let recorder = Recorder::start(directory);
+    recorder.inspect_err(|error| warn!(%error, "a plugin that ends this daemon will not be known")).ok()
+}
 
 fn supervise(
     daemon: &DaemonConfig,

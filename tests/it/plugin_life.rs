@@ -1,6 +1,10 @@
 //! What a plugin does to others when it goes wrong: the rows of the table of faults, each a test named after it.
 
-use std::{fs, net::SocketAddr};
+use std::{
+    fs,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use muster_tests::{
     cli::muster,
@@ -9,6 +13,7 @@ use muster_tests::{
     peer::Peer,
     plugins::{WITHIN, content, listed, put, until, until_version, words},
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
@@ -102,13 +107,92 @@ async fn row_4_a_plugin_that_ends_the_daemon_while_it_starts_is_quarantined_at_t
     let mut peer = Peer::admin(address, "client").await;
     let told = listed(&mut peer, "fickle").await;
     assert_eq!(told["state"], "quarantined", "{told}");
-    assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("died while it was being loaded")), "{told}");
+    assert!(
+        told["reason"].as_str().is_some_and(|reason| reason.contains("died of SIGABRT in start of module")),
+        "{told}"
+    );
     assert_eq!(listed(&mut peer, "echo").await["state"], "running");
 
     // It goes well without the option.
     let lifted = muster(&["plugin", "unquarantine", "fickle", "--master", &address.to_string()]).await;
     assert_eq!(lifted.code, 0, "{lifted:?}");
     until(&mut peer, "fickle", "it is tried again", |plugin| plugin["state"] == "running").await;
+    again.shutdown().await;
+}
+
+/// A plugin ends the daemon, by a call; the next start is to know which, where and how.
+async fn ends_the_daemon(fault: &str, expected: &str) {
+    let (mut master, address) = master(&["echo", "faulty"], &[]).await;
+    let pid = master.pid();
+    let acknowledged = muster(&["plugin", "disable", "echo", "--master", &address.to_string()]).await;
+    assert_eq!(acknowledged.code, 0, "{acknowledged:?}");
+    let mut peer = Peer::admin(address, "client").await;
+    peer.send_request("faulty", json!({ "do": fault })).await;
+    // L1: the link breaks, which is the end of the request for whoever waits.
+    assert!(peer.expect_closed_within(PROCESS).await.is_empty(), "{fault}: nobody answers");
+    master.wait(PROCESS).await;
+    let state = master.state_after_end();
+
+    let begun = Instant::now();
+    let again = Setup::master().plugins(&["echo", "faulty", "versioned_v1"]).state(state).start().await;
+    assert!(begun.elapsed() < PROCESS);
+    let address = again.address();
+    let mut peer = Peer::admin(address, "client").await;
+    let told = listed(&mut peer, "faulty").await;
+    assert_eq!(told["state"], "quarantined", "{fault}: {told}");
+    let reason = told["reason"].as_str().expect("a reason");
+    let whole = format!("the daemon (process {pid}) {expected}");
+    assert!(reason.contains(&whole) && reason.contains(" of faulty.so;"), "{fault}: {reason}");
+    // L3, and nobody else is blamed.
+    assert_eq!(listed(&mut peer, "echo").await["state"], "disabled", "{fault}");
+    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1, "{fault}");
+
+    let lifted = muster(&["plugin", "unquarantine", "faulty", "--master", &address.to_string()]).await;
+    assert_eq!(lifted.code, 0, "{lifted:?}");
+    until(&mut peer, "faulty", "it is tried again", |plugin| plugin["state"] == "running").await;
+    assert_eq!(peer.request("faulty", json!({ "do": "ok" })).await["body"], json!({ "ok": true }));
+    again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_4_a_plugin_that_crashes_the_daemon_from_a_handler_is_quarantined_at_the_next_start() {
+    const HANDLER: &str = "in clientHandler of module faulty, g";
+    ends_the_daemon("segv", &format!("died of SIGSEGV {HANDLER}")).await;
+    ends_the_daemon("abort", &format!("died of SIGABRT {HANDLER}")).await;
+    ends_the_daemon("overflow", &format!("died of a stack overflow (SIGSEGV) {HANDLER}")).await;
+    ends_the_daemon("exit", &format!("was ended by exit() {HANDLER}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_4_a_plugin_that_crashes_the_daemon_from_a_thread_of_its_own_is_quarantined_at_the_next_start() {
+    const THREAD: &str = "in a thread of its own, g";
+    ends_the_daemon("thread_segv", &format!("died of SIGSEGV {THREAD}")).await;
+    ends_the_daemon("thread_abort", &format!("died of SIGABRT {THREAD}")).await;
+    ends_the_daemon("thread_exit", &format!("was ended by exit() {THREAD}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_4_no_plugin_is_blamed_for_a_daemon_that_others_end() {
+    let mut state = None;
+    for signal in [Signal::KILL, Signal::SEGV, Signal::ABORT, Signal::TERM] {
+        let setup = Setup::master().plugins(&["echo", "versioned_v1"]);
+        let mut master = state.take().into_iter().fold(setup, Setup::state).start().await;
+        let mut peer = Peer::admin(master.address(), "client").await;
+        assert_eq!(plugin(&mut peer, "versioned_v1").await["state"], "running", "before {signal:?}");
+        // In the middle of calls: some are in their handler, some on their way.
+        for n in 0..200 {
+            peer.send_request("versioned", json!({ "n": n, "delay_ms": n % 3 * 100 })).await;
+            peer.send_request("echo", json!({ "do": "echo" })).await;
+        }
+        master.signal(signal);
+        master.wait(PROCESS).await;
+        state = Some(master.state_after_end());
+    }
+    let again = state.into_iter().fold(Setup::master().plugins(&["echo", "versioned_v1"]), Setup::state).start().await;
+    let mut peer = Peer::admin(again.address(), "client").await;
+    for name in ["echo", "versioned_v1"] {
+        assert_eq!(plugin(&mut peer, name).await["state"], "running", "{name}");
+    }
     again.shutdown().await;
 }
 

@@ -134,6 +134,7 @@ fn live(path: &std::path::Path, host: Host, presence: &Presence, ready: oneshot:
     let bystanders = Bystanders::now();
     let mailbox = host.mailbox.clone();
     let instances = host.instances.clone();
+    presence.describe(path, &instances);
     // Constructors of the library run in here, too.
     let opened = presence.enter(|| Library::open(path));
     let library = match opened {

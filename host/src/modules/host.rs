@@ -19,7 +19,7 @@ use super::{
     presence::Step,
     services::{Asker, Operation},
 };
-use crate::ids::Generation;
+use crate::{ids::Generation, plugin::recorder::Up};
 
 /// The host, for one generation.
 pub(crate) struct Host {
@@ -111,6 +111,8 @@ impl std::fmt::Debug for Host {
 
 /// A panic that reached the boundary would end the process; none of the host's parts should, so it is a fault to be seen.
 pub(crate) fn fence<T: Default>(work: impl FnOnce() -> T) -> T {
+    // A fault in here is not the plugin's.
+    let _host = Up::take_down();
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         tracing::error!("a service of the host panicked; its module got nothing");
         T::default()

@@ -5,6 +5,7 @@
 
 use std::{
     fmt, fs,
+    path::Path,
     sync::{
         OnceLock,
         atomic::{AtomicI32, AtomicU64, Ordering},
@@ -14,7 +15,8 @@ use std::{
 
 use muster_plugin_api::{Role, abi::kind};
 
-use super::actor::Instance;
+use super::actor::{Instance, role_name};
+use crate::plugin::recorder::Plate;
 
 /// The default of `plugins.slow`.
 pub(crate) const SLOW: Duration = Duration::from_millis(100);
@@ -26,7 +28,8 @@ pub(crate) struct Presence {
     in_plugin_since: AtomicU64,
     /// When the step under way began; a turn has one for each piece of work.
     step_since: AtomicU64,
-    step: AtomicU64,
+    /// With the step, for the case that the daemon dies of it.
+    plate: Plate,
     tid: AtomicI32,
     slow_limit: AtomicU64,
     slow_count: AtomicU64,
@@ -73,7 +76,7 @@ impl Default for Presence {
         Presence {
             in_plugin_since: zero(),
             step_since: zero(),
-            step: zero(),
+            plate: Plate::default(),
             tid: AtomicI32::new(0),
             slow_limit,
             slow_count: zero(),
@@ -110,6 +113,12 @@ impl Presence {
         self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
     }
 
+    /// What is served by this thread, and from which staged library.
+    pub(super) fn describe(&self, library: &Path, instances: &[Instance]) {
+        let modules = instances.iter().map(|instance| (instance.module.as_str(), role_name(instance.role)));
+        self.plate.describe(library, modules);
+    }
+
     /// How much processor time the thread has used; `None` when it is gone.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
         let text = fs::read_to_string(format!("/proc/self/task/{}/schedstat", self.tid())).ok()?;
@@ -126,7 +135,9 @@ impl Presence {
         let now = monotonic_ns();
         self.in_plugin_since.store(now, Ordering::SeqCst);
         self.begin_step(Step { instance: 0, kind: 0 }, now);
+        let inside = self.plate.put_up();
         let result = work();
+        drop(inside);
         self.end_step(monotonic_ns());
         self.step_since.store(0, Ordering::SeqCst);
         self.in_plugin_since.store(0, Ordering::SeqCst);
@@ -141,7 +152,7 @@ impl Presence {
     }
 
     fn begin_step(&self, step: Step, now: u64) {
-        self.step.store(step.pack(), Ordering::Relaxed);
+        self.plate.step.store(step.pack(), Ordering::Relaxed);
         self.step_since.store(now, Ordering::SeqCst);
     }
 
@@ -150,7 +161,7 @@ impl Presence {
         if took > self.slow_limit.load(Ordering::Relaxed) {
             self.slow_count.fetch_add(1, Ordering::Relaxed);
             if self.slowest.fetch_max(took, Ordering::Relaxed) < took {
-                self.slowest_step.store(self.step.load(Ordering::Relaxed), Ordering::Relaxed);
+                self.slowest_step.store(self.plate.step.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
     }
@@ -167,7 +178,7 @@ impl Presence {
     pub(super) fn hang(&self, instances: &[Instance], limit: impl Fn(Option<&Instance>) -> Duration) -> Option<Hang> {
         let began = self.step_since.load(Ordering::SeqCst);
         let lasted = elapsed_since(began)?;
-        let step = Step::unpack(self.step.load(Ordering::Relaxed));
+        let step = Step::unpack(self.plate.step.load(Ordering::Relaxed));
         if lasted < limit(Instance::of(instances, step.instance)) {
             return None;
         }
@@ -193,15 +204,14 @@ impl Step {
         u64::from(self.instance) << 32 | u64::from(self.kind)
     }
 
-    fn unpack(packed: u64) -> Step {
+    pub(crate) fn unpack(packed: u64) -> Step {
         let low = |word: u64| u32::try_from(word & u64::from(u32::MAX)).unwrap_or_default();
         Step { instance: low(packed >> 32), kind: low(packed) }
     }
 
-    /// Which handler of which module, in words.
-    pub(super) fn name(self, instances: &[Instance]) -> String {
-        let instance = Instance::of(instances, self.instance);
-        let handler = match (self.kind, instance.map(|instance| instance.role)) {
+    /// Which handler, by its name in the protocol.
+    pub(crate) fn handler(self, role: Option<Role>) -> &'static str {
+        match (self.kind, role) {
             (kind::START, _) => "start",
             (kind::STOP, _) => "stop",
             (kind::EXPORT, _) => "exportState",
@@ -211,7 +221,13 @@ impl Step {
             (kind::MESSAGE | kind::TICK, Some(Role::Monitor)) => "monitorHandler",
             (kind::MESSAGE | kind::TICK, _) => "masterHandler",
             _ => "a task",
-        };
+        }
+    }
+
+    /// Which handler of which module, in words.
+    pub(super) fn name(self, instances: &[Instance]) -> String {
+        let instance = Instance::of(instances, self.instance);
+        let handler = self.handler(instance.map(|instance| instance.role));
         match instance {
             Some(instance) => format!("{handler} of module {}", instance.module),
             None => handler.to_owned(),

@@ -3,7 +3,8 @@
 //! Before a library is opened a marker is written, and removed once its modules run. The marker is locked for as long as
 //! the daemon lives that wrote it, so that one without a lock is left by a daemon that died there. If there is one, it
 //! names the culprit. If there are several, all are suspects, and each of them is opened alone from then on: should the
-//! daemon die again, there is one.
+//! daemon die again, there is one. A daemon that could say what it died of ([`postmortem`](super::postmortem)) accuses
+//! that alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +20,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use super::settle::ContentHash;
+use super::{postmortem, settle::ContentHash};
 
 const FILE: &str = "quarantine.json";
 const MARKER: &str = "loading-";
@@ -81,7 +82,7 @@ impl Quarantine {
         let state = directory.map(read).unwrap_or_default();
         let directory = directory.map(Path::to_owned);
         let quarantine = Quarantine { directory, state: Mutex::new(state), opening: Arc::default() };
-        quarantine.judge_markers();
+        quarantine.judge_the_dead();
         Arc::new(quarantine)
     }
 
@@ -127,9 +128,21 @@ impl Quarantine {
         Marker { quarantine: self.clone(), hash, written, _alone: turn }
     }
 
-    fn judge_markers(&self) {
+    /// What dead daemons said they died of, and what those were loading that said nothing.
+    fn judge_the_dead(&self) {
         let Some(directory) = &self.directory else { return };
-        let left = left_behind(directory);
+        let mut left = left_behind(directory);
+        for postmortem in postmortem::examine(directory) {
+            if let Some(culprit) = postmortem.culprit {
+                tracing::error!(file = culprit.file, hash = %culprit.hash, reason = culprit.reason, "quarantined");
+                self.add(&culprit.hash.to_string(), culprit.reason);
+                self.save();
+                for (path, _) in left.extract_if(.., |(_, opened)| opened.pid == culprit.process) {
+                    drop(fs::remove_file(path));
+                }
+            }
+            drop(fs::remove_file(postmortem.path));
+        }
         if left.is_empty() {
             return;
         }

@@ -110,7 +110,7 @@ fn sweep(parent: &Path) {
 }
 
 /// Whether a directory has the name of one of ours, down to the numbers: beside them may be anything, in `/tmp` above all.
-fn is_staged(name: &str) -> bool {
+pub(super) fn is_staged(name: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     name.strip_prefix(PREFIX)
         .and_then(|rest| rest.split_once('-'))

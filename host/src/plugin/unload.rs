@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::{
     elf::Facts,
     library::{self, Mapped},
+    recorder::Plate,
 };
 use crate::{
     ids::Generation,
@@ -177,7 +178,13 @@ impl Leftover {
                 self.held = Held::Open(Left { library: Some(library), bystanders });
                 return Err(self.because(format!("other threads are inside: {}", inside.join(", "))));
             }
-            if let Err(error) = Mapped::close(library) {
+            // Its destructors run in there.
+            let plate = Plate::default();
+            plate.describe(&self.path, std::iter::empty());
+            let inside = plate.put_up();
+            let closed = Mapped::close(library);
+            drop(inside);
+            if let Err(error) = closed {
                 return Err(self.because(format!("the loader cannot close it ({error})")));
             }
         }
