@@ -7,6 +7,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod daemon;
+mod deaths;
 pub mod demo;
 pub mod ids;
 mod link;
