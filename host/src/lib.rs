@@ -18,6 +18,7 @@ mod monitor;
 mod net;
 mod peers;
 mod plugin;
+mod program;
 mod session;
 mod store;
 mod values;
