@@ -3,7 +3,13 @@
 mod directory;
 mod figures;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use muster_plugin_api::{
     Body, Event, RequestError, Role,
@@ -11,7 +17,7 @@ use muster_plugin_api::{
 };
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use self::directory::Directory;
@@ -21,6 +27,7 @@ use crate::{
         Modules,
         services::{Asker, Operation},
     },
+    program::{Program, State, Status},
     values::Values,
 };
 
@@ -49,6 +56,12 @@ pub(crate) struct App {
     modules: Arc<Modules>,
     /// Cancelled to stop the daemon.
     stop: CancellationToken,
+    /// Whether it is to be stopped without a grace for what it runs.
+    kill: AtomicBool,
+    /// The program that this monitor wraps.
+    program: OnceLock<Program>,
+    /// The process that is reported of: the program, else this one.
+    watched: watch::Sender<u32>,
     runtime: Handle,
 }
 
@@ -73,6 +86,9 @@ impl App {
             values: Values::default(),
             modules,
             stop,
+            kill: AtomicBool::new(false),
+            program: OnceLock::new(),
+            watched: watch::Sender::new(std::process::id()),
             runtime: Handle::current(),
         }
     }
@@ -81,13 +97,68 @@ impl App {
         &self.identity
     }
 
+    /// Reports of this program from now on, and tells of what happens to it.
+    ///
+    /// When it has ended and is not to be started again, the daemon stops as well; one that was given up stays, so that it
+    /// can be asked why, and ordered to start it again.
+    pub(crate) fn wrap(self: &Arc<Self>, program: Program) {
+        let mut status = program.status();
+        self.look_at(&status.borrow_and_update());
+        if self.program.set(program).is_err() {
+            tracing::error!("a monitor wraps one program");
+        }
+        let app = self.clone();
+        self.runtime.spawn(async move {
+            while status.changed().await.is_ok() {
+                app.look_at(&status.borrow_and_update());
+            }
+        });
+    }
+
+    fn look_at(&self, now: &Status) {
+        if let Some(pid) = now.pid() {
+            self.watched.send_if_modified(|watched| std::mem::replace(watched, pid) != pid);
+        }
+        self.announce(&Event::ProgramChanged { program: now.to_json().into() });
+        if now.state == (State::Ended { ordered: false }) {
+            self.stop.cancel();
+        }
+    }
+
+    /// The program that is wrapped.
+    pub(crate) fn program(&self) -> Option<&Program> {
+        self.program.get()
+    }
+
+    /// The process that is reported of; another one is seen.
+    pub(crate) fn watched(&self) -> watch::Receiver<u32> {
+        self.watched.subscribe()
+    }
+
+    /// Whether what this daemon runs gets no time to end.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.kill.load(Ordering::Relaxed)
+    }
+
     /// Does an operation of `abi::ask` that both roles have; the others are refused.
     pub(crate) fn ask(&self, asker: Asker, op: u32) {
         match op {
-            ask::FIGURES => drop(self.runtime.spawn_blocking(move || match figures::of(std::process::id()) {
-                Ok(figures) => asker.answer(b"null", Body::of(&figures).unwrap_or_default().as_str().as_bytes()),
-                Err(error) => asker.fail(RequestError::Refused(format!("no figures of this process: {error}"))),
-            })),
+            ask::FIGURES => {
+                let pid = *self.watched.borrow();
+                drop(self.runtime.spawn_blocking(move || match figures::of(pid) {
+                    Ok(figures) => asker.answer(b"null", Body::of(&figures).unwrap_or_default().as_str().as_bytes()),
+                    Err(error) => asker.fail(RequestError::Refused(format!("no figures of process {pid}: {error}"))),
+                }));
+            }
+            ask::RESTART => match self.program.get().cloned() {
+                Some(program) => drop(self.runtime.spawn(async move {
+                    match program.restart().await {
+                        Ok(pid) => asker.answer(b"null", pid.to_string().as_bytes()),
+                        Err(why) => asker.fail(RequestError::Refused(why)),
+                    }
+                })),
+                None => asker.fail(RequestError::Refused("this monitor wraps no program".into())),
+            },
             ask::SPAWN => asker.fail(RequestError::Refused("starting servers is not available yet".into())),
             _ => asker.fail(RequestError::Refused(format!("this host has no operation {op} in this role"))),
         }
@@ -139,7 +210,10 @@ impl App {
                 let addresses = serde_json::from_slice(body).unwrap_or_default();
                 self.announce(&Event::Blacklisted { addresses });
             }
-            tell::STOP => {
+            tell::STOP | tell::KILL => {
+                if op == tell::KILL {
+                    self.kill.store(true, Ordering::Relaxed);
+                }
                 tracing::info!(%module, after_ms = n, "a module orders this daemon to stop");
                 let stop = self.stop.clone();
                 self.runtime.spawn(async move {
@@ -173,6 +247,10 @@ impl App {
             query::MODULES => text(&json!(self.modules.list(self.role))),
             query::FLEET => text(&json!(self.fleet)),
             query::CONNECTIONS => self.connections.lock().as_ref().map(text).unwrap_or_default(),
+            query::PROGRAM => {
+                let status = |program: &Program| Status::to_json(&program.status().borrow());
+                self.program.get().map(|program| text(&status(program))).unwrap_or_default()
+            }
             query::CRONS => text(&json!(*self.crons.lock())),
             _ => Vec::new(),
         }

@@ -12,6 +12,7 @@
 pub mod defaults;
 mod fault;
 mod fleet;
+mod program;
 mod section;
 mod sources;
 #[cfg(test)]
@@ -22,10 +23,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde_json::{Map, Value};
 
-use self::{fault::FaultList, section::Section};
+use self::{fault::FaultList, program::program_section, section::Section};
 pub use self::{
     fault::{Fault, Faults, Origin, Problem},
     fleet::{Fleet, MasterInfo, Servers, Token, Tokens, User, Users},
+    program::{OrphanPolicy, ProgramConfig, RestartPolicy},
     sources::Sources,
     value::{Address, NotAnAddress, Secret},
 };
@@ -68,6 +70,8 @@ pub struct MonitorConfig {
     pub info: Map<String, Value>,
     /// When to try again.
     pub reconnect: ReconnectConfig,
+    /// The program that it wraps, with its arguments; empty for none. With one there is a state directory.
+    pub command: Vec<String>,
     /// What it has in common with masters.
     pub daemon: DaemonConfig,
     sources: Sources,
@@ -94,6 +98,8 @@ pub struct DaemonConfig {
     pub modules: BTreeMap<String, Options>,
     /// Settings of the application that modules may read.
     pub settings: Map<String, Value>,
+    /// Programs that are run and watched.
+    pub program: ProgramConfig,
     /// The log.
     pub log: LogConfig,
     /// How long stopping may take.
@@ -303,7 +309,14 @@ impl MonitorConfig {
         section.require("master", "--master HOST:PORT");
         section.require("id", "--id ID");
         section.require("type", "--type TYPE");
-        let MonitorSection { master, id, server_type, token, info: told, reconnect } = monitor_section(section);
+        let MonitorSection { master, id, server_type, token, info: told, reconnect, command } =
+            monitor_section(section);
+        if !command.is_empty() {
+            root.require(
+                "state_dir",
+                "--state-dir DIR: a program that is wrapped is written down there, to be found again",
+            );
+        }
         let daemon = daemon_sections(root, &faults);
         let (id, server_type) = (id.unwrap_or_default(), server_type.unwrap_or_default());
         let token = match (token, &daemon.fleet.tokens) {
@@ -325,6 +338,7 @@ impl MonitorConfig {
             token,
             info,
             reconnect,
+            command,
             daemon,
             sources,
         })
@@ -349,6 +363,7 @@ struct MonitorSection {
     token: Option<Secret>,
     info: Map<String, Value>,
     reconnect: ReconnectConfig,
+    command: Vec<String>,
 }
 
 fn master_section(mut section: Section<'_>) -> Option<Address> {
@@ -368,6 +383,7 @@ fn monitor_section(mut section: Section<'_>) -> MonitorSection {
             first: section.positive_duration("reconnect_first", defaults::RECONNECT_FIRST),
             longest: section.positive_duration("reconnect_longest", defaults::RECONNECT_LONGEST),
         },
+        command: section.command("command"),
     };
     section.finish();
     monitor
@@ -400,6 +416,7 @@ fn daemon_sections(mut root: Section<'_>, faults: &FaultList) -> DaemonConfig {
         plugins: plugins_section(root.section("plugins")),
         modules: root.section("modules").all_named(),
         settings: app_section(root.section("app")),
+        program: program_section(root.section("program")),
         log: log_section(root.section("log")),
         shutdown: shutdown_section(root.section("shutdown")),
     };

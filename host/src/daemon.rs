@@ -5,6 +5,9 @@
 //! signal or order → stop accepting → modules finish and stop → sessions flush and close → exit
 //! ```
 
+mod monitor;
+mod programs;
+
 use std::{
     io,
     net::SocketAddr,
@@ -29,6 +32,7 @@ use crate::{
     app::{App, Identity},
     auth::Auth,
     config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig, PluginsConfig, SignaturePolicy},
+    daemon::monitor::RunningMonitor,
     log,
     master::{Master, MasterServices},
     modules::{Modules, services::Services},
@@ -38,6 +42,7 @@ use crate::{
     plugin::{
         self, ContentHash, Supervisor, preflight::Checker, quarantine::Quarantine, recorder::Recorder, trust::Trust,
     },
+    program::Program,
     session::Limits,
     store::{Kept, Store, StoreError},
     worker,
@@ -76,6 +81,16 @@ pub enum DaemonError {
     Stage {
         /// Below which directory.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program that a monitor wraps does not start.
+    #[error(
+        "cannot start the program {command:?}; what follows -- is a program and its arguments, which no shell reads"
+    )]
+    Program {
+        /// As configured.
+        command: String,
         /// Why.
         source: io::Error,
     },
@@ -150,7 +165,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let fleet: Vec<Value> = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
     let app = |role| {
         let (settings, modules, stop) = (daemon.settings.clone(), modules.clone(), stop.clone());
-        App::new(role, identity.clone(), fleet.clone(), settings, modules, stop)
+        Arc::new(App::new(role, identity.clone(), fleet.clone(), settings, modules, stop))
     };
     let master = Arc::new(Master::new(
         peers,
@@ -279,59 +294,52 @@ fn loopback(mut address: SocketAddr) -> SocketAddr {
 
 // === monitor ===
 
-/// Runs a monitor until it is told to stop. `ready` is called when its plugins are; the master may be away.
+/// Runs a monitor until it is told to stop. `ready` is called when its plugins are and its program was started; the master
+/// may be away.
 ///
 /// # Errors
 /// When it cannot start, or was ended by a second signal.
-pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Result<(), DaemonError> {
+pub async fn run_monitor(config: MonitorConfig, ready: impl FnOnce()) -> Result<(), DaemonError> {
     let mut signals = Signals::listen()?;
-    let stop = CancellationToken::new();
-    let daemon = &config.daemon;
-    let _recorder = record(daemon);
-    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
-    let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
-    let identity = Identity {
-        id: config.id.as_str().to_owned(),
-        server_type: config.server_type.as_str().to_owned(),
-        env: daemon.env.clone(),
-        info: config.info.clone(),
-    };
-    let fleet = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
-    let app = App::new(Role::Monitor, identity, fleet, daemon.settings.clone(), modules.clone(), stop.clone());
-    let token = config.token.as_ref().map(|token| token.expose().to_owned());
-    let monitor = Arc::new(Monitor::new(app, modules.clone(), token, daemon.limits.outbox, daemon.requests.deadline));
-    let roles: Vec<(Role, Arc<dyn Services>)> = vec![(Role::Monitor, Arc::new(MonitorServices(monitor.clone())))];
-    let plugins = supervise(daemon, &changeable, roles, &modules, Arc::default())?;
-    plugins.settled().await;
-    let linking = CancellationToken::new();
-    let link = tokio::spawn(monitor.run(config.master.to_string(), linking.clone()));
-    info!(id = %config.id, master = %config.master, pid = std::process::id(), "monitor is ready");
+    let _recorder = record(&config.daemon);
+    let mut monitor = RunningMonitor::start(config).await?;
+    let passing = monitor.program().cloned().map(pass_signals).transpose()?;
     ready();
-
-    loop {
-        match signals.next(&stop).await {
-            Order::Stop => break,
-            Order::Reread => match config.reread() {
-                Ok(new) => {
-                    log::set_level(&new.daemon.log);
-                    changeable.modules.store(Arc::new(new.daemon.clone()));
-                    config = new;
-                    info!("configuration read again");
-                    plugins.rescan().await;
-                }
-                Err(faults) => error!(%faults, "the configuration has faults: the old one stays"),
-            },
+    let stop = monitor.stop().clone();
+    while let Order::Reread = signals.next(&stop).await {
+        monitor.reread().await;
+    }
+    tokio::select! {
+        () = monitor.end_program() => {}
+        () = signals.again() => {
+            if let Some(program) = monitor.program() {
+                program.end(None).await;
+            }
+            return Err(DaemonError::Interrupted);
         }
     }
+    if let Some(passing) = passing {
+        passing.abort();
+    }
+    end_within(monitor.grace(), monitor.end(), &mut signals, || info!("monitor ends")).await
+}
 
-    let grace = config.daemon.shutdown.grace;
-    let end = async {
-        modules.broadcast_event(Role::Monitor, &Event::Stopping);
-        report(&plugins.shutdown(grace.mul_f64(MODULES_SHARE)).await);
-        linking.cancel();
-        join(link).await;
-    };
-    end_within(grace, end, &mut signals, || info!("monitor ends")).await
+/// Signals that mean nothing to a monitor are for the program that it wraps.
+fn pass_signals(program: Program) -> Result<tokio::task::JoinHandle<()>, DaemonError> {
+    let listen = |kind| signal(kind).map_err(system("listen for signals"));
+    let mut first = listen(SignalKind::user_defined1())?;
+    let mut second = listen(SignalKind::user_defined2())?;
+    let mut quit = listen(SignalKind::quit())?;
+    Ok(tokio::spawn(async move {
+        loop {
+            let passed = tokio::select! {
+                _ = first.recv() => rustix::process::Signal::USR1,
+                _ = second.recv() => rustix::process::Signal::USR2,
+                _ = quit.recv() => rustix::process::Signal::QUIT,
+            };
+            program.signal(passed).await;
+        }
+    }))
 }
 
 // === both ===
@@ -433,6 +441,12 @@ impl Signals {
         })
     }
 
+    /// Waits for another signal to stop.
+    async fn again(&mut self) {
+        let never = CancellationToken::new();
+        while let Order::Reread = self.next(&never).await {}
+    }
+
     async fn next(&mut self, stop: &CancellationToken) -> Order {
         tokio::select! {
             _ = self.terminate.recv() => Order::Stop,
@@ -451,7 +465,6 @@ async fn end_within(
     last: impl FnOnce(),
 ) -> Result<(), DaemonError> {
     info!(?grace, "stopping");
-    let never = CancellationToken::new();
     tokio::select! {
         ended = timeout(grace, end) => {
             if ended.is_err() {
@@ -460,7 +473,7 @@ async fn end_within(
             last();
             Ok(())
         }
-        () = async { while let Order::Reread = signals.next(&never).await {} } => Err(DaemonError::Interrupted),
+        () = signals.again() => Err(DaemonError::Interrupted),
     }
 }
 

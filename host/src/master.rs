@@ -57,7 +57,7 @@ pub(crate) struct Master {
     pub(crate) modules: Arc<Modules>,
     plugins: OnceLock<Control>,
     uploads: Arc<Uploads>,
-    pub(crate) app: App,
+    pub(crate) app: Arc<App>,
     limits: Limits,
     counters: Counters,
 }
@@ -77,7 +77,7 @@ impl Master {
         auth: Auth,
         store: Arc<Store>,
         modules: Arc<Modules>,
-        app: App,
+        app: Arc<App>,
         limits: Limits,
     ) -> Master {
         Master {

@@ -59,7 +59,7 @@ const SWEEP: Duration = Duration::from_millis(250);
 /// A monitor.
 #[derive(Debug)]
 pub(crate) struct Monitor {
-    pub(crate) app: App,
+    pub(crate) app: Arc<App>,
     pub(crate) modules: Arc<Modules>,
     token: Option<String>,
     /// The largest amount that may be queued for the master, in bytes.
@@ -91,11 +91,13 @@ enum End {
     DoesNotRead,
     #[error("stopping")]
     Stopping,
+    #[error("another process is watched now")]
+    Renewed,
 }
 
 impl Monitor {
     pub(crate) fn new(
-        app: App,
+        app: Arc<App>,
         modules: Arc<Modules>,
         token: Option<String>,
         outbox_limit: usize,
@@ -130,6 +132,11 @@ impl Monitor {
             let end = self.connect(&master, register, &mut backoff, &stop).await;
             register = match &end {
                 End::Stopping => return,
+                // To the fleet it is a server that left, and another one that came.
+                End::Renewed => {
+                    register = true;
+                    continue;
+                }
                 // A predecessor holds the id; registering would make this one its slave.
                 End::Refused(text) => !text.starts_with("id has been registered"),
                 _ => !self.was_registered.load(Ordering::Relaxed),
@@ -156,9 +163,11 @@ impl Monitor {
                 Err(error) => return error.into(),
             },
         };
+        let mut watched = self.app.watched();
+        let pid = *watched.borrow_and_update();
         let introduced = tokio::select! {
             () = stop.cancelled() => return End::Stopping,
-            introduced = timeout(ANSWER_WITHIN, self.introduce(&mut link, register)) => introduced,
+            introduced = timeout(ANSWER_WITHIN, self.introduce(&mut link, register, pid)) => introduced,
         };
         match introduced {
             Ok(Ok(())) => {}
@@ -174,7 +183,7 @@ impl Monitor {
         // For those who start later, and for those who are there.
         self.modules.greet(Role::Monitor, Some(&Event::MasterConnected { again: false }));
         self.app.announce(&Event::MasterConnected { again });
-        let end = self.serve(link, &outbox, stop).await;
+        let end = self.serve(link, &outbox, stop, watched).await;
         *self.outbox.lock() = None;
         outbox.close();
         self.state.send_replace(false);
@@ -185,7 +194,7 @@ impl Monitor {
     }
 
     /// Says who this is, and waits for the verdict. What comes before it means nothing.
-    async fn introduce(&self, link: &mut Link, register: bool) -> Result<(), End> {
+    async fn introduce(&self, link: &mut Link, register: bool, pid: u32) -> Result<(), End> {
         let identity = self.app.identity();
         let hello = MonitorHello {
             id: identity.id.clone(),
@@ -195,7 +204,7 @@ impl Monitor {
         };
         let (topic, answer) =
             if register { (Topic::Register, Topic::Register) } else { (Topic::Reconnect, Topic::ReconnectOk) };
-        link.send(handshake::monitor_hello(topic, &hello, std::process::id())).await?;
+        link.send(handshake::monitor_hello(topic, &hello, pid)).await?;
         loop {
             match link.recv().await? {
                 Incoming::Publish { topic, payload } if topic == answer => match handshake::read_answer(&payload) {
@@ -210,7 +219,13 @@ impl Monitor {
         }
     }
 
-    async fn serve(&self, link: Link, outbox: &Arc<Outbox>, stop: &CancellationToken) -> End {
+    async fn serve(
+        &self,
+        link: Link,
+        outbox: &Arc<Outbox>,
+        stop: &CancellationToken,
+        mut watched: watch::Receiver<u32>,
+    ) -> End {
         use crate::session::outbox::Order;
         let identity = Arc::new(ServerIdentity {
             id: "master".into(),
@@ -226,7 +241,12 @@ impl Monitor {
             let due = keepalive.due();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {
+                end = async {
+                    tokio::select! {
+                        () = stop.cancelled() => End::Stopping,
+                        Ok(()) = watched.changed() => End::Renewed,
+                    }
+                } => {
                     // The answers that are queued, then the good-bye; a master that does not read is not waited for.
                     outbox.take(&mut writing);
                     let goodbye = async {
@@ -234,7 +254,7 @@ impl Monitor {
                         writer.close().await
                     };
                     drop(timeout(Duration::from_millis(500), goodbye).await);
-                    return End::Stopping;
+                    return end;
                 }
                 incoming = reader.recv() => match incoming {
                     Ok(Incoming::Publish { topic: Topic::Monitor, payload }) => {

@@ -35,6 +35,8 @@ pub(crate) enum Kept {
     DisabledModule,
     /// The highest version of a signed plugin that ran.
     HighestVersion,
+    /// Programs that run, by the server that each is.
+    Program,
 }
 
 /// What is written.
@@ -149,7 +151,7 @@ impl Default for Store {
 }
 
 impl Kept {
-    const ALL: [Kept; 3] = [Kept::DisabledPlugin, Kept::DisabledModule, Kept::HighestVersion];
+    const ALL: [Kept; 4] = [Kept::DisabledPlugin, Kept::DisabledModule, Kept::HighestVersion, Kept::Program];
 
     /// As it is written.
     fn key(self) -> &'static str {
@@ -157,6 +159,7 @@ impl Kept {
             Kept::DisabledPlugin => "disabled plugin",
             Kept::DisabledModule => "disabled module",
             Kept::HighestVersion => "highest version",
+            Kept::Program => "program",
         }
     }
 }

@@ -20,13 +20,25 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::plugin::{quarantine::Quarantine, settle::ContentHash};
+use crate::{
+    deaths::Patience,
+    plugin::{quarantine::Quarantine, settle::ContentHash},
+};
 
 pub(crate) mod bridge;
 pub(crate) mod child;
-mod deaths;
 mod frame;
 mod life;
+
+/// A worker is back within a second, with time to spare; a plugin that dies with every call shall not keep the machine
+/// busy. Ten deaths in a minute are no accident.
+const PATIENCE: Patience = Patience {
+    first: Duration::from_millis(100),
+    longest: Duration::from_secs(2),
+    long_life: Duration::from_secs(60),
+    deaths: 10,
+    window: Duration::from_secs(60),
+};
 
 /// What a worker may use; `None` for as much as the daemon.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

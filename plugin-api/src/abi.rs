@@ -170,8 +170,10 @@ pub mod ask {
     pub const SLEEP: u32 = 4;
     /// The process that is watched: [`Figures`](crate::Figures).
     pub const FIGURES: u32 = 5;
-    /// Start a server process from its info in `body`.
+    /// Master: start a server process from its info in `body`. The answer's body is its pid.
     pub const SPAWN: u32 = 6;
+    /// Monitor: end the program that it wraps, and start it again. The answer's body is the new pid.
+    pub const RESTART: u32 = 20;
 }
 
 /// Operations of [`HostApi::tell`].
@@ -219,6 +221,8 @@ pub mod tell {
     /// Code of the module is about to run, for a mail of kind `n`; 0 for a task of its own. Told before each piece of
     /// work in a turn, so that whoever watches from outside can say which handler does not return.
     pub const STEP: u32 = 21;
+    /// End what this daemon runs at once, with SIGKILL, and stop it, after `n` milliseconds.
+    pub const KILL: u32 = 40;
 }
 
 /// Reads of [`HostApi::query`].
@@ -243,4 +247,7 @@ pub mod query {
     pub const CRONS: u32 = 9;
     /// What the application tells of its connections, empty if nothing was published.
     pub const CONNECTIONS: u32 = 10;
+    /// Monitor: the program that it wraps, as [`Event::ProgramChanged`](crate::Event::ProgramChanged) tells it; empty if
+    /// there is none.
+    pub const PROGRAM: u32 = 30;
 }

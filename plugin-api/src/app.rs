@@ -138,6 +138,29 @@ impl App {
         self.0.tell(tell::STOP, "", "", ms, &Body::ABSENT);
     }
 
+    /// As [`App::stop`], but the program that a monitor wraps is ended with SIGKILL, without time to clean up.
+    pub fn kill(&self, delay: Duration) {
+        let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.0.tell(tell::KILL, "", "", ms, &Body::ABSENT);
+    }
+
+    /// The program that this monitor wraps: an object as of [`Event::ProgramChanged`](crate::Event::ProgramChanged).
+    /// Absent if it wraps none.
+    pub fn program(&self) -> Body {
+        self.0.query(query::PROGRAM, "", "")
+    }
+
+    /// Ends the program that this monitor wraps, and starts it again: the new process id.
+    ///
+    /// # Errors
+    /// When it wraps none, or it does not start; the text says why.
+    pub async fn restart_program(&self) -> Result<u32, RequestError> {
+        match self.0.ask(ask::RESTART, "", "", 0, &Body::ABSENT).await? {
+            Answer::Reply { body, .. } => Ok(body.parse()?),
+            Answer::Silence => Ok(0),
+        }
+    }
+
     /// The crons that are known here.
     pub fn crons(&self) -> Vec<Body> {
         self.0.query(query::CRONS, "", "").parse().unwrap_or_default()

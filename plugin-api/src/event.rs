@@ -83,6 +83,14 @@ pub enum Event {
         /// The addresses.
         addresses: Vec<String>,
     },
+    /// Monitor: the program that it wraps was started, ended, or is waited for.
+    ProgramChanged {
+        /// `{"state": "running" | "waiting" | "ended" | "given up", "starts", "command", "stdout", "stderr", "lastEnd"}`,
+        /// and what belongs to the state: `pid`, `since` and `adopted`; `pauseMs`; `ordered`; `why`. `stdout` and `stderr`
+        /// are paths, times are seconds since 1970. `lastEnd` is null or `{"how", "code", "signal", "at", "ranForS",
+        /// "stderr"}`, with the last lines that were written to stderr.
+        program: Body,
+    },
     /// The daemon is about to stop.
     Stopping,
     /// An event that this version of the API does not know.
@@ -119,6 +127,7 @@ mod tests {
             Event::CronAdded { cron: info() },
             Event::CronRemoved { cron: info() },
             Event::Blacklisted { addresses: vec!["10.1.2.3".into()] },
+            Event::ProgramChanged { program: info() },
             Event::Stopping,
         ] {
             let body = Body::of(&event).unwrap();

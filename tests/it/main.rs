@@ -24,5 +24,6 @@ mod reload;
 mod requests;
 mod scripts_and_logs;
 mod signals;
+mod supervision;
 mod system_modules;
 mod watch_server;

@@ -54,6 +54,8 @@ pub struct Setup {
     /// Kept over a restart, if the test hands it on.
     state: Option<TempDir>,
     arguments: Vec<String>,
+    /// What a monitor wraps.
+    command: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -83,7 +85,7 @@ impl Setup {
     }
 
     fn new(role: Role) -> Self {
-        Self { role, config: None, plugins: Vec::new(), state: None, arguments: Vec::new() }
+        Self { role, config: None, plugins: Vec::new(), state: None, arguments: Vec::new(), command: Vec::new() }
     }
 
     /// Other configuration files.
@@ -153,6 +155,13 @@ impl Setup {
         self.argument("--info", &format!("{key}={value}"))
     }
 
+    /// The program that a monitor wraps: what follows `--`.
+    #[must_use]
+    pub fn wrapping(mut self, command: &[&str]) -> Self {
+        self.command = command.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Any option with a value.
     #[must_use]
     pub fn argument(mut self, option: &str, value: &str) -> Self {
@@ -184,6 +193,9 @@ impl Setup {
         }
         command.args(["--env", "development"]).arg("--plugins").arg(plugins.path());
         command.arg("--state-dir").arg(state.path()).args(&self.arguments);
+        if !self.command.is_empty() {
+            command.arg("--").args(&self.command);
+        }
         // So that a test never sees what the user of this machine has configured.
         command.env_remove("MUSTER_CONFIG").current_dir(state.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -251,6 +263,11 @@ impl Daemon {
     /// Puts a plugin into the plugin directory, by rename, so that no half of it is ever seen there.
     pub fn install_plugin(&self, name: &str) {
         install(self.plugins.path(), name);
+    }
+
+    /// Its state directory, in which it runs, and what it wraps.
+    pub fn state_dir(&self) -> &Path {
+        self.state.as_ref().map_or_else(|| panic!("{} has ended", self.name), TempDir::path)
     }
 
     /// The directory it loads plugins from.

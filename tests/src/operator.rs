@@ -27,6 +27,12 @@ impl Operator {
         &mut self.client
     }
 
+    /// Gives an order to the console, and returns the whole response.
+    pub async fn order(&mut self, mut order: Value) -> Value {
+        order["clientId"] = LOGIN.into();
+        self.client.request("__console__", order).await
+    }
+
     /// Whether a server is registered under this id. It is sent a notify that no fixture module answers.
     pub async fn sees(&mut self, id: &str) -> bool {
         let look = json!({"do": "notifyById", "target": id, "payload": {"op": "look"}});

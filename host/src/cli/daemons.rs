@@ -68,6 +68,9 @@ pub(super) struct MonitorArgs {
     info: Vec<String>,
     #[command(flatten)]
     daemon: DaemonArgs,
+    /// The server itself: a program that is started, watched, and stopped with the monitor
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
 }
 
 /// Arguments of `muster demo`.
@@ -146,7 +149,7 @@ impl MonitorArgs {
     }
 
     fn sources(self, variables: impl Fn(&str) -> Option<String>) -> Sources {
-        let MonitorArgs { master, id, server_type, token, info, daemon } = self;
+        let MonitorArgs { master, id, server_type, token, info, daemon, command } = self;
         daemon
             .sources(variables)
             .flag("--master", "monitor.master", master)
@@ -154,6 +157,7 @@ impl MonitorArgs {
             .flag("--type", "monitor.type", server_type)
             .flag("--token", "monitor.token", token)
             .info(info)
+            .words("monitor.command", command)
     }
 }
 

@@ -85,3 +85,18 @@ pub const LOG_LEVEL: &str = "info";
 
 /// Shorter than what service managers wait before they kill.
 pub const GRACE: Duration = Duration::from_secs(5);
+
+/// A program that fails once is back before people notice.
+pub const RESTART_FIRST: Duration = Duration::from_secs(1);
+/// One that waits for something, such as a database, finds it within a minute.
+pub const RESTART_LONGEST: Duration = Duration::from_secs(60);
+/// With pauses of 1, 2, 4, 8 and 16 s: what fails for the sixth time in [`RESTART_WITHIN`] does not heal by itself.
+pub const RESTART_LIMIT: usize = 5;
+/// See [`RESTART_LIMIT`].
+pub const RESTART_WITHIN: Duration = Duration::from_secs(120);
+/// What service managers and container runtimes give to a server.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// An editor still opens it.
+pub const LOG_SIZE: usize = 16 << 20;
+/// With the current one, some 100 MiB per stream.
+pub const LOG_FILES: usize = 5;

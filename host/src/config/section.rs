@@ -111,6 +111,16 @@ impl<'a> Section<'a> {
         self.read(key, words, |value| value.as_array()?.iter().map(text).collect())
     }
 
+    /// A program and its arguments, each a text of its own; empty if it is not given.
+    pub(super) fn command(&mut self, key: &'static str) -> Vec<String> {
+        let read = |value: &Value| {
+            let text = |value: &Value| value.as_str().filter(|text| !text.contains('\0')).map(str::to_owned);
+            let words: Vec<String> = value.as_array()?.iter().map(text).collect::<Option<_>>()?;
+            words.first().is_some_and(|program| !program.is_empty()).then_some(words)
+        };
+        self.read(key, "a program and its arguments, such as [\"node\", \"app.js\"]", read).unwrap_or_default()
+    }
+
     /// One of a few words; the first is the default.
     pub(super) fn one_of<T: Copy, const N: usize>(&mut self, key: &'static str, words: [(&str, T); N]) -> T {
         let expected = words.map(|(word, _)| format!("{word:?}")).join(" or ");

@@ -97,6 +97,15 @@ impl Sources {
         self
     }
 
+    /// What follows `--`: the words of a command, as they are. None for no such setting.
+    pub fn words(mut self, key: &'static str, words: Vec<String>) -> Sources {
+        if !words.is_empty() {
+            let origin = Origin::Flag("--");
+            self.flags.push(Assignment { key: key.to_owned(), value: words.into(), origin });
+        }
+        self
+    }
+
     /// `--set KEY=VALUE`, any number of them; the last of a key counts, a flag of its own beats it.
     pub fn set(mut self, pairs: Vec<String>) -> Sources {
         for pair in pairs {

@@ -165,6 +165,10 @@ pub(crate) fn signal_name(signal: i32) -> String {
         Some(Signal::SYS) => "SIGSYS",
         Some(Signal::KILL) => "SIGKILL",
         Some(Signal::TERM) => "SIGTERM",
+        Some(Signal::HUP) => "SIGHUP",
+        Some(Signal::INT) => "SIGINT",
+        Some(Signal::QUIT) => "SIGQUIT",
+        Some(Signal::PIPE) => "SIGPIPE",
         _ => return format!("signal {signal}"),
     };
     name.to_owned()

@@ -13,11 +13,11 @@ use muster_plugin_api::abi::{Mail, kind};
 use tokio::sync::oneshot;
 
 use super::{
-    Figures, Plan,
-    deaths::{Deaths, Next},
+    Figures, PATIENCE, Plan,
     life::{Death, Life, Over},
 };
 use crate::{
+    deaths::{Deaths, Next},
     modules::{
         actor::{Left, mail_of},
         host::Host,
@@ -93,7 +93,7 @@ impl Bridge {
         // Nothing is mapped, so that nobody can be inside.
         let left = Left { library: None, bystanders: Bystanders::default() };
         let mut ready = Some(ready);
-        let mut deaths = Deaths::default();
+        let mut deaths = Deaths::new(PATIENCE);
         for number in 1.. {
             let begun = Instant::now();
             let life =

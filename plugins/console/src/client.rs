@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     MODULE,
     args::{self, Args},
+    programs,
     signal::Signal,
 };
 
@@ -50,7 +51,7 @@ pub(crate) async fn handle(agent: &MasterAgent, call: &ClientCall) -> HandlerRes
         Some(level) => call.require_level(level)?,
         None => call.refuse_foreign_identity()?,
     }
-    if signal != Signal::List {
+    if !matches!(signal, Signal::List | Signal::Program) {
         agent.log(Level::Info, format_args!("{} orders {}", call.caller.user, call.body.as_str()));
     }
     match signal {
@@ -61,6 +62,7 @@ pub(crate) async fn handle(agent: &MasterAgent, call: &ClientCall) -> HandlerRes
         Signal::Add => add(&call.body),
         Signal::AddCron | Signal::RemoveCron => cron(agent, signal, &call.body),
         Signal::Blacklist => blacklist(agent, &call.body),
+        Signal::Program => programs::show(agent, &call.body),
     }
 }
 

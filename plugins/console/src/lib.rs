@@ -9,13 +9,14 @@ mod args;
 mod client;
 mod figures;
 mod monitor;
+mod programs;
 mod signal;
 
 use std::time::Duration;
 
 use muster_plugin_api::{
-    Answer, ClientCall, Context, HandlerResult, Input, Manifest, MasterAgent, Module, ModuleError, MonitorAgent,
-    export_modules, serde_json::Value,
+    Agent, Answer, ClientCall, Context, Event, HandlerResult, Input, Manifest, MasterAgent, Module, ModuleError,
+    MonitorAgent, export_modules, serde_json::Value,
 };
 
 const MODULE: &str = "__console__";
@@ -38,6 +39,19 @@ impl Module for Console {
         match input {
             Input::Message(message) => monitor::handle(&agent, &message).await,
             Input::Tick => Ok(Answer::Silence),
+        }
+    }
+
+    async fn master_handler(&self, agent: MasterAgent, input: Input) -> HandlerResult {
+        match input {
+            Input::Message(message) => programs::keep(&agent, &message),
+            Input::Tick => Ok(Answer::Silence),
+        }
+    }
+
+    async fn on_event(&self, agent: Agent, event: Event) {
+        if let (Some(agent), Event::ProgramChanged { .. } | Event::MasterConnected { .. }) = (agent.monitor(), event) {
+            monitor::tell_of_program(&agent);
         }
     }
 

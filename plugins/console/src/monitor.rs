@@ -8,10 +8,13 @@ use muster_plugin_api::{
 };
 use serde::Deserialize;
 
-use crate::{figures::Listed, signal::Signal};
+use crate::{MODULE, figures::Listed, signal::Signal};
 
 /// From the answer to a `kill` until the end, so that the answer is out: the original's.
 const KILL_DELAY: Duration = Duration::from_secs(2);
+
+/// From the answer to a `restart` until the end, so that the answer is out.
+const RESTART_DELAY: Duration = Duration::from_millis(200);
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -32,12 +35,13 @@ pub(crate) async fn handle(agent: &MonitorAgent, message: &Message) -> HandlerRe
         }
         Ok(Signal::Kill) => {
             if !is_master(&info) {
-                app.stop(KILL_DELAY);
+                app.kill(KILL_DELAY);
             }
             return Ok(Answer::in_error_slot(Body::text(&info.id)));
         }
-        // An empty object says that this server cannot be restarted (yet).
-        Ok(Signal::Restart) => return Ok(Answer::in_error_slot(serde_json::json!({}))),
+        Ok(Signal::Restart) => return Ok(restart(agent, &info)),
+        // Told by this side, asked of nobody.
+        Ok(Signal::Program) => {}
         Ok(Signal::Stop) => {
             if !is_master(&info) {
                 app.stop(Duration::ZERO);
@@ -57,6 +61,35 @@ pub(crate) async fn handle(agent: &MonitorAgent, message: &Message) -> HandlerRe
         }
     }
     Ok(Answer::done())
+}
+
+/// Tells the master what became of the program that this monitor wraps: it is asked why long after this monitor is gone.
+pub(crate) fn tell_of_program(agent: &MonitorAgent) {
+    let program = agent.app().program();
+    if !program.is_absent() {
+        agent.notify(MODULE, serde_json::json!({ "signal": Signal::Program, "program": program }));
+    }
+}
+
+/// A server says of itself what its master needs to start it again, and stops. A wrapped program is started again here,
+/// and nobody else is to start a second one: to a master that does not know of that, an empty object says so.
+fn restart(agent: &MonitorAgent, info: &Info) -> Answer {
+    if is_master(info) {
+        return Answer::in_error_slot(serde_json::json!({}));
+    }
+    if agent.app().program().is_absent() {
+        agent.app().stop(RESTART_DELAY);
+        return Answer::in_error_slot(info.info.clone());
+    }
+    let later = agent.clone();
+    agent.spawn(async move {
+        // The link is another one as soon as the process is.
+        later.sleep(RESTART_DELAY).await;
+        if let Err(error) = later.app().restart_program().await {
+            later.log(Level::Error, format_args!("the program was not restarted: {error}"));
+        }
+    });
+    Answer::both(serde_json::json!({}), serde_json::json!({ "restarts": true }))
 }
 
 /// The master runs a monitor of itself; orders to all servers reach it, but are not meant for it.

@@ -14,6 +14,8 @@ pub(crate) enum Signal {
     AddCron,
     RemoveCron,
     Blacklist,
+    /// Ours: what became of the program that a monitor wraps. Told to the master by monitors, asked of it by clients.
+    Program,
 }
 
 impl Signal {
@@ -22,7 +24,7 @@ impl Signal {
     /// The original checks `stop`, `add` and `kill` alone, and leaves the others open to everybody.
     pub(crate) fn required_level(self) -> Option<u32> {
         match self {
-            Signal::List => None,
+            Signal::List | Signal::Program => None,
             Signal::Stop
             | Signal::Kill
             | Signal::Restart
@@ -42,7 +44,7 @@ mod tests {
 
     #[test]
     fn signals_are_spelt_as_on_the_wire() {
-        for name in ["list", "stop", "kill", "restart", "add", "addCron", "removeCron", "blacklist"] {
+        for name in ["list", "stop", "kill", "restart", "add", "addCron", "removeCron", "blacklist", "program"] {
             let signal: Signal = from_value(json!(name)).unwrap();
             assert_eq!(json!(signal), json!(name));
         }
@@ -50,9 +52,9 @@ mod tests {
     }
 
     #[test]
-    fn only_list_is_open_to_every_client() {
-        use Signal::{Add, AddCron, Blacklist, Kill, List, RemoveCron, Restart, Stop};
-        assert_eq!(List.required_level(), None);
+    fn only_what_changes_nothing_is_open_to_every_client() {
+        use Signal::{Add, AddCron, Blacklist, Kill, List, Program, RemoveCron, Restart, Stop};
+        assert_eq!((List.required_level(), Program.required_level()), (None, None));
         for signal in [Stop, Kill, Restart, Add, AddCron, RemoveCron, Blacklist] {
             assert_eq!(signal.required_level(), Some(1), "{signal:?}");
         }
