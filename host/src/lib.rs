@@ -1,6 +1,7 @@
 //! Muster watches and commands fleets of servers.
 
 mod app;
+mod audit;
 mod auth;
 mod batch;
 pub mod cli;
@@ -17,6 +18,7 @@ mod monitor;
 mod net;
 mod peers;
 mod plugin;
+mod roles;
 mod session;
 mod store;
 mod values;

@@ -77,6 +77,34 @@ pub struct Manifest {
     /// Modules that have to be served, in each of its roles, before the plugin is started.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<String>,
+    /// What clients may do with it.
+    #[serde(default)]
+    pub commands: Commands,
+}
+
+/// What clients may do with a module: what only looks is open to every user who is logged in, everything else needs level
+/// 1. The master asks this before a message reaches the module, also of notifies; its operator may set other levels
+/// (`roles` in the configuration), and everything that is not a look is a line of the audit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Commands {
+    /// The field of a client's body that names the command; without one all that clients send is one command.
+    pub field: Option<String>,
+    /// Commands that only look. `*` stands for whatever is not named.
+    pub looks: Vec<String>,
+    /// Commands that change something. What is in neither list counts as such.
+    pub changes: Vec<String>,
+}
+
+impl Commands {
+    /// Stands for whatever is not named.
+    pub const OTHERS: &str = "*";
+
+    /// Whether a command only looks.
+    pub fn only_looks(&self, command: &str) -> bool {
+        let named = |list: &[String], name: &str| list.iter().any(|other| other == name);
+        named(&self.looks, command) || (named(&self.looks, Commands::OTHERS) && !named(&self.changes, command))
+    }
 }
 
 impl Manifest {
@@ -90,6 +118,7 @@ impl Manifest {
             schedule: None,
             deadline_ms: None,
             needs: Vec::new(),
+            commands: Commands::default(),
         }
     }
 
@@ -121,6 +150,22 @@ impl Manifest {
     #[must_use]
     pub fn needs(mut self, id: &str) -> Manifest {
         self.needs.push(id.to_owned());
+        self
+    }
+
+    /// Clients name a command in `field` of their body: one that only looks, or one that changes something. See
+    /// [`Commands`].
+    #[must_use]
+    pub fn commands(mut self, field: &str, looks: &[&str], changes: &[&str]) -> Manifest {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        self.commands = Commands { field: Some(field.to_owned()), looks: owned(looks), changes: owned(changes) };
+        self
+    }
+
+    /// All that clients can do with the module is look: open to every user who is logged in. See [`Commands`].
+    #[must_use]
+    pub fn only_looks(mut self) -> Manifest {
+        self.commands = Commands { looks: vec![Commands::OTHERS.to_owned()], ..Commands::default() };
         self
     }
 
