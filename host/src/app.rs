@@ -223,7 +223,7 @@ impl App {
             }
             tell::AUDIT => {
                 let fields = String::from_utf8_lossy(body);
-                tracing::info!(target: "audit", %module, role = ?self.role, fields = %fields, "{a}");
+                tracing::info!(target: crate::audit::TARGET, %module, role = ?self.role, fields = %fields, "{a}");
             }
             tell::PUBLISH_CONNECTIONS => *self.connections.lock() = (!body.is_empty()).then(|| value(body)),
             _ => return -1,

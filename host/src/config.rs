@@ -35,6 +35,7 @@ use crate::{
     ids::{ServerId, ServerType},
     plugin::ContentHash,
 };
+pub use crate::roles::{Required, Roles};
 
 /// Free options of a module or plugin.
 pub type Options = Map<String, Value>;
@@ -48,6 +49,8 @@ pub struct MasterConfig {
     pub id: ServerId,
     /// Who may come in, and how.
     pub auth: AuthConfig,
+    /// Who may do what.
+    pub roles: Roles,
     /// What it has in common with monitors.
     pub daemon: DaemonConfig,
     sources: Sources,
@@ -102,6 +105,8 @@ pub struct DaemonConfig {
     pub program: ProgramConfig,
     /// The log.
     pub log: LogConfig,
+    /// The lines of the audit.
+    pub audit: AuditConfig,
     /// How long stopping may take.
     pub shutdown: ShutdownConfig,
 }
@@ -241,6 +246,13 @@ pub struct LogConfig {
     pub level: String,
 }
 
+/// `[audit]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// The file that gets every line of the audit as a JSON object, beside the log.
+    pub file: Option<PathBuf>,
+}
+
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -276,13 +288,14 @@ impl MasterConfig {
         let tree = sources.merge(&faults);
         let mut root = Section::root(&tree, &faults);
         let (listen, auth) = (master_section(root.section("master")), auth_section(root.section("auth")));
+        let roles = roles_section(root.section("roles"));
         // A file may serve both daemons; what it says of monitors is checked, too.
         monitor_section(root.section("monitor"));
         let daemon = daemon_sections(root, &faults);
         let info = daemon.fleet.master.as_ref();
         let listen = listen.or_else(|| info.map(|info| info.address.clone())).unwrap_or_else(defaults::listen);
         let id = info.map_or(ServerId::from(defaults::MASTER_ID), |info| info.id.clone());
-        faults.into_result(MasterConfig { listen, id, auth, daemon, sources })
+        faults.into_result(MasterConfig { listen, id, auth, roles, daemon, sources })
     }
 
     /// Reads everything again. What this configuration says stays as it is.
@@ -305,6 +318,7 @@ impl MonitorConfig {
         let mut root = Section::root(&tree, &faults);
         master_section(root.section("master"));
         auth_section(root.section("auth"));
+        roles_section(root.section("roles"));
         let section = root.section("monitor");
         section.require("master", "--master HOST:PORT");
         section.require("id", "--id ID");
@@ -401,6 +415,15 @@ fn auth_section(mut section: Section<'_>) -> AuthConfig {
     auth
 }
 
+fn roles_section(mut section: Section<'_>) -> Roles {
+    let words = "a level such as 1, \"anybody\" or \"nobody\"";
+    let default = section.read("default", words, Required::of).unwrap_or(Roles::default().default);
+    let of_module = |(id, module): (String, Section<'_>)| (id, module.all_read(words, Required::of));
+    let roles = Roles { default, set: section.named_sections().into_iter().map(of_module).collect() };
+    section.finish();
+    roles
+}
+
 /// Everything else; ends the root.
 fn daemon_sections(mut root: Section<'_>, faults: &FaultList) -> DaemonConfig {
     let env = root.text("env").unwrap_or_else(|| defaults::ENV.to_owned());
@@ -418,6 +441,7 @@ fn daemon_sections(mut root: Section<'_>, faults: &FaultList) -> DaemonConfig {
         settings: app_section(root.section("app")),
         program: program_section(root.section("program")),
         log: log_section(root.section("log")),
+        audit: audit_section(root.section("audit")),
         shutdown: shutdown_section(root.section("shutdown")),
     };
     root.finish();
@@ -517,6 +541,12 @@ fn log_section(mut section: Section<'_>) -> LogConfig {
     };
     section.finish();
     log
+}
+
+fn audit_section(mut section: Section<'_>) -> AuditConfig {
+    let audit = AuditConfig { file: section.text("file").map(PathBuf::from) };
+    section.finish();
+    audit
 }
 
 fn shutdown_section(mut section: Section<'_>) -> ShutdownConfig {

@@ -34,7 +34,7 @@ use crate::{
     config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig, PluginsConfig, SignaturePolicy},
     daemon::monitor::RunningMonitor,
     log,
-    master::{Master, MasterServices},
+    master::{HOSTED, Master, MasterServices},
     modules::{Modules, services::Services},
     monitor::{Monitor, MonitorServices},
     net::{self, AddressLimits, Net},
@@ -145,7 +145,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     // Bound first, so that a busy port is known at once; but nobody is let in before all plugins are ready.
     let listener = bind(&config.listen.to_string()).await?;
     let store = Arc::new(Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?);
-    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
+    let modules = Arc::new(Modules::new(&HOSTED, daemon.requests.deadline).with_slow(daemon.plugins.slow));
     modules.start_disabled(Role::Master, &store.names(Kept::DisabledModule));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
 
@@ -170,6 +170,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let master = Arc::new(Master::new(
         peers,
         Auth::new(daemon.fleet.users.clone(), daemon.fleet.tokens.clone(), config.auth.clone()),
+        config.roles.clone(),
         store.clone(),
         modules.clone(),
         app(Role::Master),
@@ -215,6 +216,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
                 Ok(new) => {
                     let fleet = &new.daemon.fleet;
                     master.auth.replace(fleet.users.clone(), fleet.tokens.clone(), new.auth.clone());
+                    master.roles.store(new.roles.clone().into());
                     log::set_level(&new.daemon.log);
                     changeable.modules.store(Arc::new(new.daemon.clone()));
                     config = new;

@@ -1,6 +1,7 @@
 //! Muster watches and commands fleets of servers.
 
 mod app;
+mod audit;
 mod auth;
 mod batch;
 pub mod cli;
@@ -19,6 +20,7 @@ mod net;
 mod peers;
 mod plugin;
 mod program;
+mod roles;
 mod session;
 mod store;
 mod values;

@@ -2,6 +2,7 @@
 
 mod admit;
 mod commands;
+mod orders;
 mod plugins;
 mod services;
 mod uploads;
@@ -15,13 +16,14 @@ use std::{
     time::Instant,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use muster_plugin_api::Role;
 use serde_json::{Value, json};
 use tracing::debug;
 
 use self::uploads::Uploads;
-pub(crate) use self::{admit::Admission, services::MasterServices};
+pub(crate) use self::{admit::Admission, orders::HOSTED, services::MasterServices};
 use crate::{
     app::App,
     auth::Auth,
@@ -32,6 +34,7 @@ use crate::{
     },
     peers::{Link, Peers},
     plugin::{FileStatus, control::Control},
+    roles::Roles,
     session::{Limits, Reply, outbox::Outbox},
     store::Store,
     wire::{
@@ -53,6 +56,7 @@ pub(crate) enum Identity {
 pub(crate) struct Master {
     pub(crate) peers: Peers,
     pub(crate) auth: Auth,
+    pub(crate) roles: ArcSwap<Roles>,
     pub(crate) store: Arc<Store>,
     pub(crate) modules: Arc<Modules>,
     plugins: OnceLock<Control>,
@@ -75,6 +79,7 @@ impl Master {
     pub(crate) fn new(
         peers: Peers,
         auth: Auth,
+        roles: Roles,
         store: Arc<Store>,
         modules: Arc<Modules>,
         app: Arc<App>,
@@ -83,6 +88,7 @@ impl Master {
         Master {
             peers,
             auth,
+            roles: ArcSwap::from_pointee(roles),
             store,
             modules,
             plugins: OnceLock::new(),
@@ -152,13 +158,7 @@ impl Master {
         let (source, topic) = match from {
             Identity::Monitor(link) => (Source::Server(link.identity.clone()), Topic::Monitor),
             Identity::Client(client) => {
-                // Asked for by the host itself, not by a module.
-                if module == crate::plugin::MODULE {
-                    if let Some(id) = id {
-                        self.about_plugins(client, Reply::new(outbox.clone(), Topic::Client, id), body);
-                    }
-                    return None;
-                }
+                self.order(client, outbox, id.as_ref(), module, body)?;
                 (Source::Client(client.clone()), Topic::Client)
             }
             Identity::Nobody => return None,

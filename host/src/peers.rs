@@ -566,7 +566,7 @@ mod tests {
         let stage = Stage::new();
         let log_in = |conn| {
             let client =
-                Arc::new(ClientIdentity { connection: ConnId(conn), id: "c".into(), user: "u".into(), level: 1 });
+                Arc::new(ClientIdentity { connection: ConnId(conn), address: ([127, 0, 0, 1], 1).into(), id: "c".into(), user: "u".into(), level: 1 });
             let entered = stage.peers.log_in(&client, &Arc::new(Outbox::without_socket(100)), Bytes::new());
             (client, entered)
         };

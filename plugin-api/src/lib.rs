@@ -92,7 +92,7 @@ mod runtime;
 pub use agent::{Agent, Level, MasterAgent, MonitorAgent, ServerAddress};
 pub use app::{App, Figures, Info};
 pub use event::{Event, Server};
-pub use manifest::{Manifest, PluginManifest, Role, Schedule, ScheduleKind};
+pub use manifest::{Commands, Manifest, PluginManifest, Role, Schedule, ScheduleKind};
 pub use message::{Answer, Body, HandlerResult, ModuleError, RequestError};
 pub use module::{Caller, ClientCall, Context, Imported, Input, Message, Module, Options, Peer, State};
 pub use serde_json;

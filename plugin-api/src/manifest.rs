@@ -80,6 +80,34 @@ pub struct Manifest {
     /// The schema version of the state that it hands over to the generation after it; nothing is handed over without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<u32>,
+    /// What clients may do with it.
+    #[serde(default)]
+    pub commands: Commands,
+}
+
+/// What clients may do with a module: what only looks is open to every user who is logged in, everything else needs level
+/// 1. The master asks this before a message reaches the module, also of notifies; its operator may set other levels
+/// (`roles` in the configuration), and everything that is not a look is a line of the audit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Commands {
+    /// The field of a client's body that names the command; without one all that clients send is one command.
+    pub field: Option<String>,
+    /// Commands that only look. `*` stands for whatever is not named.
+    pub looks: Vec<String>,
+    /// Commands that change something. What is in neither list counts as such.
+    pub changes: Vec<String>,
+}
+
+impl Commands {
+    /// Stands for whatever is not named.
+    pub const OTHERS: &str = "*";
+
+    /// Whether a command only looks.
+    pub fn only_looks(&self, command: &str) -> bool {
+        let named = |list: &[String], name: &str| list.iter().any(|other| other == name);
+        named(&self.looks, command) || (named(&self.looks, Commands::OTHERS) && !named(&self.changes, command))
+    }
 }
 
 impl Manifest {
@@ -94,6 +122,7 @@ impl Manifest {
             deadline_ms: None,
             needs: Vec::new(),
             state: None,
+            commands: Commands::default(),
         }
     }
 
@@ -133,6 +162,35 @@ impl Manifest {
     #[must_use]
     pub fn state(mut self, schema: u32) -> Manifest {
         self.state = Some(schema);
+        self
+    }
+
+    /// Clients name a command in `field` of their body: one that only looks, or one that changes something. See
+    /// [`Commands`].
+    #[must_use]
+    pub fn commands(mut self, field: &str, looks: &[&str], changes: &[&str]) -> Manifest {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        self.commands = Commands { field: Some(field.to_owned()), looks: owned(looks), changes: owned(changes) };
+        self
+    }
+
+    /// All that clients can do with the module is look: open to every user who is logged in. See [`Commands`].
+    #[must_use]
+    pub fn only_looks(mut self) -> Manifest {
+        self.commands = Commands { looks: vec![Commands::OTHERS.to_owned()], ..Commands::default() };
+    /// Clients name a command in `field` of their body: one that only looks, or one that changes something. See
+    /// [`Commands`].
+    #[must_use]
+    pub fn commands(mut self, field: &str, looks: &[&str], changes: &[&str]) -> Manifest {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        self.commands = Commands { field: Some(field.to_owned()), looks: owned(looks), changes: owned(changes) };
+        self
+    }
+
+    /// All that clients can do with the module is look: open to every user who is logged in. See [`Commands`].
+    #[must_use]
+    pub fn only_looks(mut self) -> Manifest {
+        self.commands = Commands { looks: vec![Commands::OTHERS.to_owned()], ..Commands::default() };
         self
     }
 

@@ -57,7 +57,7 @@ pub trait Module: Sized + 'static {
         async { Err(ModuleError::no_such_handler()) }
     }
 
-    /// In the master: a message from a client. Who may do what is the module's to say: see [`ClientCall::require_level`].
+    /// In the master: a message from a client. Who may send it was asked before: see [`Manifest::commands`](crate::Manifest::commands).
     ///
     /// # Errors
     /// Sent to the caller, if it asked for an answer.
@@ -257,18 +257,8 @@ pub struct Caller {
 }
 
 impl ClientCall {
-    /// Refuses a body that claims to come from another client. A body without a `clientId` passes.
-    ///
-    /// # Errors
-    /// `Client info error`, the original's text for an unknown client.
-    pub fn refuse_foreign_identity(&self) -> Result<(), ModuleError> {
-        match self.claimed_identity()? {
-            Some(claimed) if claimed != self.caller.client_id => Err(ModuleError::new("Client info error")),
-            _ => Ok(()),
-        }
-    }
-
-    /// Requires that the caller's user has this level or a better (lower) one.
+    /// Requires that the caller's user has this level or a better (lower) one: for what depends on more than the name of a
+    /// command, which the master has asked about already (see [`Manifest::commands`](crate::Manifest::commands)).
     ///
     /// The texts and their order are the original's (`ConsoleService`, access control), but the identity is the
     /// connection's: there the body's `clientId` decided, which anybody could forge.
@@ -276,14 +266,12 @@ impl ClientCall {
     /// # Errors
     /// `Unknow clientId`, `Client info error` or `Command permission denied`.
     pub fn require_level(&self, level: u32) -> Result<(), ModuleError> {
-        if self.claimed_identity()?.is_none() {
-            return Err(ModuleError::new("Unknow clientId"));
-        }
-        self.refuse_foreign_identity()?;
-        match self.caller.level {
-            0 => Err(ModuleError::new("Client info error")),
-            own if own > level => Err(ModuleError::new("Command permission denied")),
-            _ => Ok(()),
+        match (self.claimed_identity()?, self.caller.level) {
+            (None, _) => Err(ModuleError::new("Unknow clientId")),
+            (Some(claimed), _) if claimed != self.caller.client_id => Err(ModuleError::new("Client info error")),
+            (Some(_), 0) => Err(ModuleError::new("Client info error")),
+            (Some(_), own) if own > level => Err(ModuleError::new("Command permission denied")),
+            (Some(_), _) => Ok(()),
         }
     }
 

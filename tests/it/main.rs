@@ -22,6 +22,7 @@ mod plugin_life;
 mod plugin_trust;
 mod reload;
 mod requests;
+mod roles;
 mod scripts_and_logs;
 mod signals;
 mod supervision;

@@ -125,7 +125,7 @@ impl MasterArgs {
     /// Runs until it is told to end.
     pub(super) fn run(self) -> Result<String, CliError> {
         let config = MasterConfig::load(self.sources(variable))?;
-        log::start(&config.daemon.log, render::colours());
+        log::start(&config.daemon.log, &config.daemon.audit, render::colours())?;
         runtime()?.block_on(daemon::run_master(config, |address| {
             render::ready(&format!("muster master listening on {address}"));
         }))?;
@@ -142,7 +142,7 @@ impl MonitorArgs {
     /// Runs until it is told to end.
     pub(super) fn run(self) -> Result<String, CliError> {
         let config = MonitorConfig::load(self.sources(variable))?;
-        log::start(&config.daemon.log, render::colours());
+        log::start(&config.daemon.log, &config.daemon.audit, render::colours())?;
         let line = format!("muster monitor {} of {}", config.id, config.master);
         runtime()?.block_on(daemon::run_monitor(config, || render::ready(&line)))?;
         Ok(String::new())

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::{client::ClientError, config::Faults, daemon::DaemonError, demo::DemoError};
+use crate::{client::ClientError, config::Faults, daemon::DaemonError, demo::DemoError, log::NoAudit};
 
 /// Why a command did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +11,8 @@ pub(super) enum CliError {
     Config(#[from] Faults),
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    #[error(transparent)]
+    Log(#[from] NoAudit),
     #[error(transparent)]
     Demo(#[from] DemoError),
     #[error(transparent)]
@@ -45,6 +47,7 @@ impl CliError {
             CliError::Client(ClientError::Timeout { .. }) | CliError::NotSettled { .. } => 6,
             CliError::Client(ClientError::Disconnected | ClientError::Body(_))
             | CliError::Daemon(_)
+            | CliError::Log(_)
             | CliError::Demo(_)
             | CliError::Runtime(_)
             | CliError::Refused { .. }
@@ -78,6 +81,7 @@ impl CliError {
             CliError::Odd { .. } => "`muster call MODULE JSON -o json` shows the whole answer",
             CliError::NotSettled { .. } => "`muster plugin list` shows how it goes on",
             CliError::Daemon(_)
+            | CliError::Log(_)
             | CliError::Demo(_)
             | CliError::Runtime(_)
             | CliError::Refused { .. }

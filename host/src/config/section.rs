@@ -165,6 +165,18 @@ impl<'a> Section<'a> {
         tables
     }
 
+    /// Everything in it, by a name that nobody here knows.
+    pub(super) fn all_read<T>(self, words: &str, read: impl Fn(&Value) -> Option<T>) -> BTreeMap<String, T> {
+        let mut all = BTreeMap::new();
+        for (name, node) in &self.left {
+            match node {
+                Node::Value(value, _) if let Some(value) = read(value) => drop(all.insert((*name).to_owned(), value)),
+                _ => self.faults.add(expected(Some(self.key(name)), node, words)),
+            }
+        }
+        all
+    }
+
     /// All tables that are left, as sections of their own.
     pub(super) fn named_sections(&mut self) -> Vec<(String, Section<'a>)> {
         let faults = self.faults;

@@ -40,7 +40,7 @@ impl RunningMonitor {
         let stop = CancellationToken::new();
         let daemon = &config.daemon;
         let modules =
-            Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
+            Arc::new(Modules::new(&HOSTED, daemon.requests.deadline).with_slow(daemon.plugins.slow));
         let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
         // Several monitors of a machine may share a state directory.
         let home =

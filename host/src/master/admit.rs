@@ -146,7 +146,7 @@ impl Master {
         };
         let ClientHello { id, username: user, .. } = hello;
         let text = format!("id has been registered. id:{id}");
-        let identity = Arc::new(ClientIdentity { connection: conn, id: id.into(), user, level });
+        let identity = Arc::new(ClientIdentity { connection: conn, address, id: id.into(), user, level });
         match self.peers.log_in(&identity, outbox, handshake::answer(Topic::Register, Ok(()))) {
             Ok(()) => {
                 info!(%conn, %address, client = %identity.id, user = identity.user, level, "client logged in");

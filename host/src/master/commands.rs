@@ -1,11 +1,12 @@
 //! The three commands of clients.
 
 use muster_plugin_api::Role;
-use serde_json::{Map, Value, json};
-use tracing::{info, warn};
+use serde_json::{Value, json};
+use tracing::warn;
 
 use super::Master;
 use crate::{
+    audit,
     modules::call::ClientIdentity,
     peers::To,
     session::Reply,
@@ -24,12 +25,9 @@ impl Master {
         module: &str,
         body: &str,
     ) {
-        let body: Map<String, Value> = serde_json::from_str(body).unwrap_or_default();
-        let permitted = permission(client, &body);
-        info!(
-            target: "audit",
-            client = %client.id, user = client.user, command, module, refused = permitted.err(), "command"
-        );
+        let asked = self.roles.load().of_command(command, body);
+        let permitted = asked.permit(client);
+        audit::record(client, "command", module, &asked, permitted);
         let enable = match command {
             "list" => None,
             "enable" => Some(true),
@@ -53,7 +51,7 @@ impl Master {
         };
         let kept = self.store.keep(Kept::DisabledModule, own_id.as_str(), (!enable).then_some(""));
         // With a `clientId` in the body, monitors of version 1.0.1 never read from this connection again (Q18).
-        let mut forwarded = body;
+        let mut forwarded = asked.fields;
         forwarded.remove("clientId");
         let body = Value::Object(forwarded).to_string();
         let frame = envelope::command(Topic::Monitor, None, command, Some(module), body.as_bytes());
@@ -65,22 +63,6 @@ impl Master {
             }
             answer(reply, Ok(json!(1)));
         });
-    }
-}
-
-/// Whether a client may command. The order of checks and the texts are the original's.
-pub(super) fn permission(client: &ClientIdentity, body: &Map<String, Value>) -> Result<(), &'static str> {
-    match body.get("clientId") {
-        None | Some(Value::Null) => Err("Unknow clientId"),
-        Some(Value::String(claimed)) if claimed.is_empty() => Err("Unknow clientId"),
-        Some(Value::String(claimed)) if claimed == client.id.as_str() && client.level > 0 => {
-            if client.level == 1 {
-                Ok(())
-            } else {
-                Err("Command permission denied")
-            }
-        }
-        Some(_) => Err("Client info error"),
     }
 }
 
@@ -103,23 +85,6 @@ pub(super) fn answer(reply: Option<Reply>, result: Result<Value, String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ConnId;
-
-    fn check(level: u32, body: Value) -> Result<(), &'static str> {
-        let client = ClientIdentity { connection: ConnId(1), id: "c".into(), user: "u".into(), level };
-        permission(&client, body.as_object().unwrap())
-    }
-
-    #[test]
-    fn the_identity_is_the_connections_whatever_the_body_says() {
-        assert_eq!(check(1, json!({ "clientId": "c" })), Ok(()));
-        assert_eq!(check(1, json!({ "username": "admin" })), Err("Unknow clientId"));
-        assert_eq!(check(1, json!({ "clientId": "other" })), Err("Client info error"));
-        assert_eq!(check(1, json!({ "clientId": 5 })), Err("Client info error"));
-        assert_eq!(check(0, json!({ "clientId": "c" })), Err("Client info error"));
-        assert_eq!(check(2, json!({ "clientId": "c" })), Err("Command permission denied"));
-    }
-
     #[test]
     fn internal_modules_are_told_by_their_underscores() {
         assert!(is_internal("__console__") && is_internal("__a_1__"));

@@ -1,4 +1,5 @@
-//! The host's own module `__plugins__`: anybody who is logged in may list, administrators may change.
+//! The host's own module `__plugins__`: anybody who is logged in may list, administrators may change (`commands` below,
+//! asked as for every module).
 //!
 //! ```text
 //! {"action":"list"}
@@ -13,26 +14,22 @@
 use std::{io, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use muster_plugin_api::Manifest;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::{
-    Master,
-    commands::{answer, permission},
-    uploads::Uploads,
-};
+use super::{Master, commands::answer, uploads::Uploads};
 use crate::{
     modules::call::ClientIdentity,
     plugin::{
-        ContentHash,
+        ContentHash, MODULE,
         control::{Change, Control, Denied, name_of},
         lifecycle::State,
         orders::Action,
     },
     session::Reply,
     store::{Kept, Store},
-    wire,
 };
 
 /// How long an order is waited for if nothing else is said: longer than a start may take.
@@ -67,6 +64,14 @@ fn yes() -> bool {
     true
 }
 
+/// What clients may do with it.
+pub(super) fn manifest() -> Manifest {
+    let changes = [
+        "look", "upload", "install", "reload", "enable", "disable", "remove", "rollback", "pin", "unpin", "unquarantine",
+    ];
+    Manifest::new(MODULE, env!("CARGO_PKG_VERSION")).commands("action", &["list"], &changes)
+}
+
 /// What is done beside the session that asked.
 struct Errand {
     control: Control,
@@ -78,9 +83,8 @@ struct Errand {
 
 impl Master {
     /// Answers the host's own module `__plugins__`.
-    pub(super) fn about_plugins(&self, client: &Arc<ClientIdentity>, reply: Reply, body: &str) {
-        let fields: Map<String, Value> = serde_json::from_str(body).unwrap_or_default();
-        let Ok(ask) = serde_json::from_value::<Ask>(Value::Object(fields.clone())) else {
+    pub(super) fn about_plugins(&self, client: &Arc<ClientIdentity>, reply: Reply, fields: Map<String, Value>) {
+        let Ok(ask) = serde_json::from_value::<Ask>(Value::Object(fields)) else {
             return reply.refuse("expected an object with an action, such as {\"action\":\"list\"}");
         };
         match ask.action.as_str() {
@@ -93,18 +97,6 @@ impl Master {
                      rollback, pin, unpin and unquarantine"
                 ));
             }
-        }
-        let permitted = permission(client, &fields);
-        // Of many pieces the first is told of, and what is done with them.
-        if ask.action != "upload" || ask.offset == 0 {
-            info!(
-                target: "audit",
-                client = %client.id, user = client.user, action = ask.action, plugin = ask.name, sha256 = ask.sha256,
-                refused = permitted.err(), "plugin"
-            );
-        }
-        if let Err(text) = permitted {
-            return answer(Some(reply), Err(wire::error_object(text)));
         }
         let Some(control) = self.plugins.get().cloned() else {
             return reply.refuse("the plugins are not ready yet: try again");

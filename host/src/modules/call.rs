@@ -1,6 +1,6 @@
 //! One message on its way to a module, and the one who waits for its end.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 #[cfg(test)]
@@ -45,6 +45,8 @@ pub(crate) struct ServerIdentity {
 #[derive(Debug)]
 pub(crate) struct ClientIdentity {
     pub(crate) connection: ConnId,
+    /// Where it is connected from.
+    pub(crate) address: SocketAddr,
     pub(crate) id: ClientId,
     pub(crate) user: String,
     /// The level of the user; 0 stands for none.

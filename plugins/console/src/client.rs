@@ -47,13 +47,6 @@ pub(crate) async fn handle(agent: &MasterAgent, call: &ClientCall) -> HandlerRes
     let Ok(signal) = Signal::deserialize(&order.signal) else {
         return Err("The command cannot be recognized, please check.".into());
     };
-    match signal.required_level() {
-        Some(level) => call.require_level(level)?,
-        None => call.refuse_foreign_identity()?,
-    }
-    if !matches!(signal, Signal::List | Signal::Program) {
-        agent.log(Level::Info, format_args!("{} orders {}", call.caller.user, call.body.as_str()));
-    }
     match signal {
         Signal::List => list(agent).await,
         Signal::Stop => stop(agent, &call.body).await,

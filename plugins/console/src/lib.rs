@@ -28,7 +28,9 @@ struct Console;
 
 impl Module for Console {
     fn manifest() -> Manifest {
-        Manifest::new(MODULE, env!("CARGO_PKG_VERSION")).deadline(DEADLINE)
+        Manifest::new(MODULE, env!("CARGO_PKG_VERSION"))
+            .deadline(DEADLINE)
+            .commands("signal", &signal::LOOKS, &signal::CHANGES)
     }
 
     fn create(_: Context) -> Result<Console, ModuleError> {

@@ -41,7 +41,7 @@ impl Default for Options {
 
 impl Module for Scripts {
     fn manifest() -> Manifest {
-        Manifest::new(MODULE, env!("CARGO_PKG_VERSION"))
+        Manifest::new(MODULE, env!("CARGO_PKG_VERSION")).commands("command", &["list", "get"], &["save", "run"])
     }
 
     fn create(context: Context) -> Result<Scripts, ModuleError> {

@@ -29,7 +29,7 @@ struct Report {
 
 impl Module for TimeReport {
     fn manifest() -> Manifest {
-        Manifest::new(MODULE, env!("CARGO_PKG_VERSION")).schedule(Schedule::pull(INTERVAL_S))
+        Manifest::new(MODULE, env!("CARGO_PKG_VERSION")).schedule(Schedule::pull(INTERVAL_S)).only_looks()
     }
 
     fn create(_: Context) -> Result<TimeReport, ModuleError> {

@@ -32,13 +32,6 @@ pub(crate) async fn handle(agent: &MasterAgent, call: &ClientCall, options: &Opt
         Ok(comd) => comd,
         Err(text) => return Ok(Answer::error_text(&text)),
     };
-    match comd.required_level() {
-        Some(level) => {
-            call.require_level(level)?;
-            record(agent, call, comd, &ask);
-        }
-        None => call.refuse_foreign_identity()?,
-    }
     let context = ask.context();
     if comd.refuses_all() && context == "all" {
         return Ok(Answer::error_text("context error"));
@@ -111,18 +104,6 @@ fn master_config(agent: &MasterAgent) -> HandlerResult {
 /// passed on, and pomelo-cli prints them.
 async fn pass_on(agent: &MasterAgent, comd: Comd, ask: &Ask) -> HandlerResult {
     Ok(agent.request(ask.context(), MODULE, comd.message(ask.context(), &ask.param)?).await?)
-}
-
-/// The line that comes before the effect.
-fn record(agent: &MasterAgent, call: &ClientCall, comd: Comd, ask: &Ask) {
-    let caller = &call.caller;
-    // Of a value that is set, only the name: it may be a secret.
-    let param = match comd {
-        Comd::Set => ask.param.parse::<Value>().ok().and_then(|param| param.get("key").cloned()).unwrap_or_default(),
-        _ => ask.param.parse().unwrap_or_default(),
-    };
-    let fields = json!({ "client": caller.client_id, "user": caller.user, "server": ask.context(), "comd": comd, "param": param });
-    agent.audit("change a server", &fields);
 }
 
 /// The row of an answer. It stands in the error slot, and so does a real error: that is no row.

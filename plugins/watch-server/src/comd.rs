@@ -26,6 +26,24 @@ pub(crate) enum Comd {
     Memory,
 }
 
+/// Those that only look.
+pub(crate) const LOOKS: [&str; 11] = [
+    "servers",
+    "connections",
+    "logins",
+    "modules",
+    "status",
+    "config",
+    "proxy",
+    "handler",
+    "components",
+    "settings",
+    "get",
+];
+
+/// Those that change a server, or reach into it.
+pub(crate) const CHANGES: [&str; 6] = ["set", "enable", "disable", "run", "cpu", "memory"];
+
 /// What a client, or the master, sends.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -45,15 +63,6 @@ struct Forwarded<'a> {
 }
 
 impl Comd {
-    /// The level that a client needs; none for what only looks.
-    pub(crate) fn required_level(self) -> Option<u32> {
-        match self {
-            Comd::Set | Comd::Enable | Comd::Disable | Comd::Run | Comd::Cpu | Comd::Memory => Some(1),
-            Comd::Servers | Comd::Connections | Comd::Logins | Comd::Modules | Comd::Status | Comd::Config => None,
-            Comd::Proxy | Comd::Handler | Comd::Components | Comd::Settings | Comd::Get => None,
-        }
-    }
-
     /// Whether it is for one server, and `all` an error of its own.
     pub(crate) fn refuses_all(self) -> bool {
         match self {
@@ -137,9 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_a_server_needs_level_one() {
-        let needing: Vec<Comd> = ALL.into_iter().filter(|comd| comd.required_level() == Some(1)).collect();
-        assert_eq!(needing, [Comd::Set, Comd::Enable, Comd::Disable, Comd::Run, Comd::Cpu, Comd::Memory]);
+    fn every_word_is_declared_as_a_look_or_a_change() {
+        let words = || LOOKS.into_iter().chain(CHANGES);
+        for comd in ALL {
+            let word = json!(comd);
+            assert_eq!(words().filter(|declared| word == *declared).count(), 1, "{comd:?}");
+        }
+        assert_eq!(words().count(), ALL.len());
     }
 
     #[test]

@@ -35,7 +35,7 @@ struct Options {
 
 impl Module for WatchServer {
     fn manifest() -> Manifest {
-        Manifest::new(MODULE, env!("CARGO_PKG_VERSION"))
+        Manifest::new(MODULE, env!("CARGO_PKG_VERSION")).commands("comd", &comd::LOOKS, &comd::CHANGES)
     }
 
     fn create(context: Context) -> Result<WatchServer, ModuleError> {

@@ -1,0 +1,85 @@
+//! The audit: one line per command, written before its effect, whoever it came from and however it was judged.
+//!
+//! Under a target of its own, so that it can be kept apart ([`AuditConfig`](crate::config::AuditConfig)). Never a secret.
+
+use serde_json::{Map, Value};
+
+use crate::{modules::call::ClientIdentity, roles::Asked};
+
+/// The target of all its events.
+pub(crate) const TARGET: &str = "audit";
+
+/// Fields that may be secrets, or are large and say nothing.
+const HIDDEN: [&str; 6] = ["value", "password", "token", "secret", "data", "signature"];
+/// Who the client is, the line says anyhow.
+const KNOWN: [&str; 2] = ["clientId", "username"];
+/// A script is some kB; more of it is cut off.
+const LONGEST: usize = 4096;
+
+/// Writes the line. `module` is that which is meant, `kind` how it came: as a request, a notify, or a command.
+pub(crate) fn record(
+    client: &ClientIdentity,
+    kind: &'static str,
+    module: &str,
+    asked: &Asked,
+    permitted: Result<(), &'static str>,
+) {
+    tracing::info!(
+        target: TARGET,
+        user = client.user,
+        level = client.level,
+        client = %client.id,
+        address = %client.address,
+        kind,
+        module,
+        command = asked.command,
+        body = told(&asked.fields),
+        outcome = permitted.err().unwrap_or("permitted"),
+        "order"
+    );
+}
+
+/// What of a body is told.
+fn told(fields: &Map<String, Value>) -> String {
+    let fields = fields.iter().filter(|(name, _)| !KNOWN.contains(&name.as_str()));
+    let mut text = hidden(&Value::Object(fields.map(|(name, value)| (name.clone(), value.clone())).collect())).to_string();
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+fn hidden(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| {
+                let told = if HIDDEN.contains(&name.as_str()) { "…".into() } else { hidden(value) };
+                (name.clone(), told)
+            };
+            fields.iter().map(field).collect()
+        }
+        Value::Array(items) => items.iter().map(hidden).collect(),
+        plain => plain.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told_of(body: Value) -> String {
+        told(body.as_object().unwrap())
+    }
+
+    #[test]
+    fn what_was_ordered_is_told_and_secrets_are_not() {
+        let set = json!({ "comd": "set", "param": { "key": "k", "value": "s3cret" }, "clientId": "c", "username": "u" });
+        assert_eq!(told_of(set), r#"{"comd":"set","param":{"key":"k","value":"…"}}"#);
+        let long = told_of(json!({ "script": "é".repeat(LONGEST) }));
+        assert!(long.len() <= LONGEST + "…".len() && long.ends_with('…'));
+    }
+}

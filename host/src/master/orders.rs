@@ -1,0 +1,112 @@
+//! What clients want of modules: the one place where it is asked whether they may, and the host's own modules.
+
+use std::sync::Arc;
+
+use muster_plugin_api::{Manifest, Role};
+use serde_json::{Value, json};
+
+use super::{Master, commands::answer, plugins};
+use crate::{
+    audit,
+    modules::call::ClientIdentity,
+    plugin,
+    roles::{self, Asked, Required},
+    session::{Reply, outbox::Outbox},
+    wire::{self, Topic, envelope::ReqId},
+};
+
+/// The module that tells who may do what: `{"action":"list"}` is answered by `{"roles":[{"module","command","level"}]}`.
+const ROLES: &str = "__roles__";
+
+/// The modules that are the host's own; no plugin may take their ids.
+pub(crate) const HOSTED: [&str; 2] = [plugin::MODULE, ROLES];
+
+impl Master {
+    /// Judges what a client wants of a module. `Some` when its module may be asked; else it has been answered.
+    ///
+    /// The order of checks is the original's: unknown, disabled, not permitted.
+    pub(super) fn order(
+        &self,
+        client: &Arc<ClientIdentity>,
+        outbox: &Arc<Outbox>,
+        id: Option<&ReqId>,
+        module: &str,
+        body: &str,
+    ) -> Option<()> {
+        let reply = || id.map(|id| Reply::new(outbox.clone(), Topic::Client, id.clone()));
+        let refuse = |text: &str| {
+            if let Some(reply) = reply() {
+                reply.refuse(text);
+            }
+            None
+        };
+        if let Some(manifest) = hosted(module) {
+            let asked = self.permit(client, reply(), &manifest, body)?;
+            if let Some(reply) = reply() {
+                match module {
+                    ROLES => answer(Some(reply), Ok(self.roles())),
+                    _ => self.about_plugins(client, reply, asked.fields),
+                }
+            }
+            return None;
+        }
+        // Not left to the delivery: a module that appears in between would get what nobody has judged.
+        let Some(route) = self.modules.find(Role::Master, module) else {
+            return refuse(&wire::unknown_module(module));
+        };
+        if !route.is_enabled() {
+            return refuse(&wire::disabled_module(module));
+        }
+        self.permit(client, reply(), &route.manifest, body).map(drop)
+    }
+
+    /// Asks the table, writes the audit, and refuses.
+    fn permit(
+        &self,
+        client: &ClientIdentity,
+        reply: Option<Reply>,
+        manifest: &Manifest,
+        body: &str,
+    ) -> Option<Asked> {
+        let asked = self.roles.load().asked(&manifest.id, &manifest.commands, body);
+        let permitted = asked.permit(client);
+        if permitted.is_err() || !(asked.only_looks || is_further_piece(&asked)) {
+            let kind = if reply.is_some() { "request" } else { "notify" };
+            audit::record(client, kind, &manifest.id, &asked, permitted);
+        }
+        match permitted {
+            Ok(()) => Some(asked),
+            Err(text) => {
+                answer(reply, Err(wire::error_object(text)));
+                None
+            }
+        }
+    }
+
+    /// The whole table, as it is now.
+    fn roles(&self) -> Value {
+        let roles = self.roles.load();
+        let row = |module: &str, command: &str, required: Required| json!({ "module": module, "command": command, "level": required.to_json() });
+        let protocol = Manifest::new(roles::PROTOCOL, "").commands("", &[], &roles::PROTOCOL_COMMANDS);
+        let served = self.modules.list(Role::Master).into_iter().filter_map(|id| self.modules.find(Role::Master, &id));
+        let manifests = [protocol].into_iter().chain(HOSTED.into_iter().filter_map(hosted));
+        let manifests: Vec<Manifest> = manifests.chain(served.map(|route| (*route.manifest).clone())).collect();
+        let of_module = |manifest: &Manifest| {
+            roles.rows(manifest).map(|(command, required)| row(&manifest.id, command, required)).collect::<Vec<_>>()
+        };
+        json!({ "roles": manifests.iter().flat_map(of_module).collect::<Vec<_>>() })
+    }
+}
+
+fn hosted(module: &str) -> Option<Manifest> {
+    match module {
+        plugin::MODULE => Some(plugins::manifest()),
+        ROLES => Some(Manifest::new(ROLES, env!("CARGO_PKG_VERSION")).commands("action", &["list"], &[])),
+        _ => None,
+    }
+}
+
+/// Of many pieces of a plugin the first is told of, and what is done with them.
+fn is_further_piece(asked: &Asked) -> bool {
+    asked.command == "upload" && asked.fields.get("offset").is_some_and(|offset| offset != 0)
+}
