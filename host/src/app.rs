@@ -21,6 +21,7 @@ use crate::{
         Modules,
         services::{Asker, Operation},
     },
+    rpc::{self, Rpc},
     values::Values,
 };
 
@@ -46,6 +47,7 @@ pub(crate) struct App {
     /// What the application tells of its connections.
     connections: Mutex<Option<Value>>,
     values: Values,
+    rpc: Arc<Rpc>,
     modules: Arc<Modules>,
     /// Cancelled to stop the daemon.
     stop: CancellationToken,
@@ -60,6 +62,7 @@ impl App {
         fleet: Vec<Value>,
         settings: Map<String, Value>,
         modules: Arc<Modules>,
+        rpc: rpc::Config,
         stop: CancellationToken,
     ) -> App {
         App {
@@ -71,6 +74,7 @@ impl App {
             crons: Mutex::default(),
             connections: Mutex::default(),
             values: Values::default(),
+            rpc: Arc::new(Rpc::new(rpc)),
             modules,
             stop,
             runtime: Handle::current(),
@@ -81,9 +85,25 @@ impl App {
         &self.identity
     }
 
+    /// The way to the remotes of the servers that are known in this role.
+    pub(crate) fn rpc(&self) -> &Arc<Rpc> {
+        &self.rpc
+    }
+
     /// Does an operation of `abi::ask` that both roles have; the others are refused.
-    pub(crate) fn ask(&self, asker: Asker, op: u32) {
+    pub(crate) fn ask(&self, asker: Asker, operation: Operation<'_>) {
+        let Operation { op, a, b, n, body } = operation;
         match op {
+            ask::RPC => {
+                let timeout = (n > 0).then(|| Duration::from_millis(n));
+                let call = self.rpc.call(rpc::Call { target: a, key: b, timeout, body });
+                self.runtime.spawn(async move {
+                    match call.await {
+                        Ok((_, answer)) => asker.answer(answer.error().as_bytes(), answer.results().as_bytes()),
+                        Err(error) => asker.fail(error),
+                    }
+                });
+            }
             ask::FIGURES => drop(self.runtime.spawn_blocking(move || match figures::of(std::process::id()) {
                 Ok(figures) => asker.answer(b"null", Body::of(&figures).unwrap_or_default().as_str().as_bytes()),
                 Err(error) => asker.fail(RequestError::Refused(format!("no figures of this process: {error}"))),
@@ -111,6 +131,7 @@ impl App {
             }
             tell::REPLACE_SERVERS => {
                 let Value::Object(servers) = value(body) else { return -1 };
+                self.rpc.replace(&servers);
                 self.announce(&Event::ServersReplaced {
                     servers: servers.iter().map(|(id, info)| (id.clone(), info.into())).collect(),
                 });
@@ -173,6 +194,7 @@ impl App {
             query::MODULES => text(&json!(self.modules.list(self.role))),
             query::FLEET => text(&json!(self.fleet)),
             query::CONNECTIONS => self.connections.lock().as_ref().map(text).unwrap_or_default(),
+            query::RPC => text(&self.rpc.list()),
             query::CRONS => text(&json!(*self.crons.lock())),
             _ => Vec::new(),
         }
@@ -180,6 +202,7 @@ impl App {
 
     /// Tells all modules of this role.
     pub(crate) fn announce(&self, event: &Event) {
+        self.rpc.follow(event);
         self.modules.broadcast_event(self.role, event);
     }
 }

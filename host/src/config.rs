@@ -88,6 +88,8 @@ pub struct DaemonConfig {
     pub limits: LimitsConfig,
     /// How long requests live.
     pub requests: RequestsConfig,
+    /// Calls of servers' remotes.
+    pub rpc: RpcConfig,
     /// Plugin files.
     pub plugins: PluginsConfig,
     /// Options of admin modules, by module id.
@@ -152,6 +154,15 @@ pub struct RequestsConfig {
     pub repush_window: Duration,
     /// Unanswered requests kept per server.
     pub remembered: usize,
+}
+
+/// `[rpc]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RpcConfig {
+    /// Time between two pings of a server that is called.
+    pub keepalive: Duration,
+    /// For how long calls of one server are collected, to be sent as one message; zero for not at all.
+    pub buffer: Duration,
 }
 
 /// `[plugins]`
@@ -393,6 +404,7 @@ fn daemon_sections(mut root: Section<'_>, faults: &FaultList) -> DaemonConfig {
         fleet,
         limits: limits_section(root.section("limits")),
         requests: requests_section(root.section("requests")),
+        rpc: rpc_section(root.section("rpc")),
         plugins: plugins_section(root.section("plugins")),
         modules: root.section("modules").all_named(),
         settings: app_section(root.section("app")),
@@ -426,6 +438,15 @@ fn requests_section(mut section: Section<'_>) -> RequestsConfig {
     };
     section.finish();
     requests
+}
+
+fn rpc_section(mut section: Section<'_>) -> RpcConfig {
+    let rpc = RpcConfig {
+        keepalive: section.positive_duration("keepalive", defaults::RPC_KEEPALIVE),
+        buffer: section.duration("buffer", defaults::RPC_BUFFER),
+    };
+    section.finish();
+    rpc
 }
 
 fn plugins_section(mut section: Section<'_>) -> PluginsConfig {

@@ -36,6 +36,7 @@ use crate::{
     net::{self, AddressLimits, Net},
     peers::{Peers, Remembering},
     plugin::{self, ContentHash, Supervisor, preflight::Checker, quarantine::Quarantine, trust::Trust},
+    rpc,
     session::Limits,
     store::{Kept, Store, StoreError},
     worker,
@@ -127,10 +128,19 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     // Bound first, so that a busy port is known at once; but nobody is let in before all plugins are ready.
     let listener = bind(&config.listen.to_string()).await?;
     let store = Arc::new(Store::open(daemon.state_dir.as_deref()).map_err(UnusableState)?);
-    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
+    let modules =
+        Arc::new(Modules::new(&[plugin::MODULE, rpc::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
     modules.start_disabled(Role::Master, &store.names(Kept::DisabledModule));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
 
+    let address = listener.local_addr().map_err(system("find the address that was bound"))?;
+    let identity = own_identity(&config, address);
+    let fleet: Vec<Value> = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
+    let app = |role| {
+        let (settings, modules, stop) = (daemon.settings.clone(), modules.clone(), stop.clone());
+        App::new(role, identity.clone(), fleet.clone(), settings, modules, rpc(daemon), stop)
+    };
+    let master_app = app(Role::Master);
     let peers = Peers::new(
         Remembering {
             window: daemon.requests.repush_window,
@@ -138,23 +148,19 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
             deadline: daemon.requests.deadline,
         },
         {
-            let modules = modules.clone();
-            Box::new(move |event| modules.broadcast_event(Role::Master, event))
+            let (modules, rpc) = (modules.clone(), master_app.rpc().clone());
+            Box::new(move |event| {
+                rpc.follow(event);
+                modules.broadcast_event(Role::Master, event);
+            })
         },
     );
-    let address = listener.local_addr().map_err(system("find the address that was bound"))?;
-    let identity = own_identity(&config, address);
-    let fleet: Vec<Value> = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
-    let app = |role| {
-        let (settings, modules, stop) = (daemon.settings.clone(), modules.clone(), stop.clone());
-        App::new(role, identity.clone(), fleet.clone(), settings, modules, stop)
-    };
     let master = Arc::new(Master::new(
         peers,
         Auth::new(daemon.fleet.users.clone(), daemon.fleet.tokens.clone(), config.auth.clone()),
         store.clone(),
         modules.clone(),
-        app(Role::Master),
+        master_app,
         limits(daemon),
     ));
     let own = Arc::new(Monitor::new(
@@ -284,7 +290,8 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let daemon = &config.daemon;
-    let modules = Arc::new(Modules::new(&[plugin::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
+    let modules =
+        Arc::new(Modules::new(&[plugin::MODULE, rpc::MODULE], daemon.requests.deadline).with_slow(daemon.plugins.slow));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
     let identity = Identity {
         id: config.id.as_str().to_owned(),
@@ -293,7 +300,8 @@ pub async fn run_monitor(mut config: MonitorConfig, ready: impl FnOnce()) -> Res
         info: config.info.clone(),
     };
     let fleet = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
-    let app = App::new(Role::Monitor, identity, fleet, daemon.settings.clone(), modules.clone(), stop.clone());
+    let app =
+        App::new(Role::Monitor, identity, fleet, daemon.settings.clone(), modules.clone(), rpc(daemon), stop.clone());
     let token = config.token.as_ref().map(|token| token.expose().to_owned());
     let monitor = Arc::new(Monitor::new(app, modules.clone(), token, daemon.limits.outbox, daemon.requests.deadline));
     let roles: Vec<(Role, Arc<dyn Services>)> = vec![(Role::Monitor, Arc::new(MonitorServices(monitor.clone())))];
@@ -474,6 +482,15 @@ fn limits(daemon: &DaemonConfig) -> Limits {
         register_within: limits.register_within,
         outbox: limits.outbox,
         write_stall: limits.write_stall,
+    }
+}
+
+fn rpc(daemon: &DaemonConfig) -> rpc::Config {
+    rpc::Config {
+        timeout: daemon.requests.deadline,
+        keepalive: daemon.rpc.keepalive,
+        buffer: daemon.rpc.buffer,
+        largest: daemon.limits.packet_after_login,
     }
 }
 

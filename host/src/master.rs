@@ -3,6 +3,7 @@
 mod admit;
 mod commands;
 mod plugins;
+mod rpc;
 mod services;
 mod uploads;
 
@@ -153,9 +154,13 @@ impl Master {
             Identity::Monitor(link) => (Source::Server(link.identity.clone()), Topic::Monitor),
             Identity::Client(client) => {
                 // Asked for by the host itself, not by a module.
-                if module == crate::plugin::MODULE {
+                if module == crate::plugin::MODULE || module == crate::rpc::MODULE {
                     if let Some(id) = id {
-                        self.about_plugins(client, Reply::new(outbox.clone(), Topic::Client, id), body);
+                        let reply = Reply::new(outbox.clone(), Topic::Client, id);
+                        match module == crate::rpc::MODULE {
+                            true => self.about_rpc(client, reply, body),
+                            false => self.about_plugins(client, reply, body),
+                        }
                     }
                     return None;
                 }

@@ -165,6 +165,10 @@ pub mod ask {
     pub const FIGURES: u32 = 5;
     /// Start a server process from its info in `body`.
     pub const SPAWN: u32 = 6;
+    /// Call a remote: of the server `a`, or of the one of type `a` that the key `b` belongs to. `body` is
+    /// `{"namespace", "service", "method", "args"}`. The answer's error is the first argument of the remote's callback,
+    /// its body a list of the others.
+    pub const RPC: u32 = 7;
 }
 
 /// Operations of [`HostApi::tell`].
@@ -236,4 +240,6 @@ pub mod query {
     pub const CRONS: u32 = 9;
     /// What the application tells of its connections, empty if nothing was published.
     pub const CONNECTIONS: u32 = 10;
+    /// The servers that are known here, and whether they can be called: a list of [`Callee`](crate::Callee).
+    pub const RPC: u32 = 11;
 }

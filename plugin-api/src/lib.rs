@@ -71,6 +71,7 @@ mod export;
 mod manifest;
 mod message;
 mod module;
+mod rpc;
 mod runtime;
 
 pub use agent::{Agent, Level, MasterAgent, MonitorAgent, ServerAddress};
@@ -79,6 +80,7 @@ pub use event::{Event, Server};
 pub use manifest::{Manifest, PluginManifest, Role, Schedule, ScheduleKind};
 pub use message::{Answer, Body, HandlerResult, ModuleError, RequestError};
 pub use module::{Caller, ClientCall, Context, Input, Message, Module, Options, Peer};
+pub use rpc::{Callee, RpcTarget};
 pub use serde_json;
 
 #[doc(hidden)]
