@@ -21,6 +21,7 @@ mod plugin_life;
 mod plugin_trust;
 mod reload;
 mod requests;
+mod rpc;
 mod scripts_and_logs;
 mod signals;
 mod system_modules;
