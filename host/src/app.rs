@@ -28,6 +28,7 @@ use crate::{
         services::{Asker, Operation},
     },
     program::{Program, State, Status},
+    rpc::{self, Rpc},
     values::Values,
 };
 
@@ -53,6 +54,7 @@ pub(crate) struct App {
     /// What the application tells of its connections.
     connections: Mutex<Option<Value>>,
     values: Values,
+    rpc: Arc<Rpc>,
     modules: Arc<Modules>,
     /// Cancelled to stop the daemon.
     stop: CancellationToken,
@@ -73,6 +75,7 @@ impl App {
         fleet: Vec<Value>,
         settings: Map<String, Value>,
         modules: Arc<Modules>,
+        rpc: rpc::Config,
         stop: CancellationToken,
     ) -> App {
         App {
@@ -84,6 +87,7 @@ impl App {
             crons: Mutex::default(),
             connections: Mutex::default(),
             values: Values::default(),
+            rpc: Arc::new(Rpc::new(rpc)),
             modules,
             stop,
             kill: AtomicBool::new(false),
@@ -140,8 +144,14 @@ impl App {
         self.kill.load(Ordering::Relaxed)
     }
 
+    /// The way to the remotes of the servers that are known in this role.
+    pub(crate) fn rpc(&self) -> &Arc<Rpc> {
+        &self.rpc
+    }
+
     /// Does an operation of `abi::ask` that both roles have; the others are refused.
-    pub(crate) fn ask(&self, asker: Asker, op: u32) {
+    pub(crate) fn ask(&self, asker: Asker, operation: Operation<'_>) {
+        let Operation { op, a, b, n, body } = operation;
         match op {
             ask::FIGURES => {
                 let pid = *self.watched.borrow();
@@ -159,6 +169,16 @@ impl App {
                 })),
                 None => asker.fail(RequestError::Refused("this monitor wraps no program".into())),
             },
+            ask::RPC => {
+                let timeout = (n > 0).then(|| Duration::from_millis(n));
+                let call = self.rpc.call(rpc::Call { target: a, key: b, timeout, body });
+                self.runtime.spawn(async move {
+                    match call.await {
+                        Ok((_, answer)) => asker.answer(answer.error().as_bytes(), answer.results().as_bytes()),
+                        Err(error) => asker.fail(error),
+                    }
+                });
+            }
             ask::SPAWN => asker.fail(RequestError::Refused("starting servers is not available yet".into())),
             _ => asker.fail(RequestError::Refused(format!("this host has no operation {op} in this role"))),
         }
@@ -182,6 +202,7 @@ impl App {
             }
             tell::REPLACE_SERVERS => {
                 let Value::Object(servers) = value(body) else { return -1 };
+                self.rpc.replace(&servers);
                 self.announce(&Event::ServersReplaced {
                     servers: servers.iter().map(|(id, info)| (id.clone(), info.into())).collect(),
                 });
@@ -251,6 +272,7 @@ impl App {
                 let status = |program: &Program| Status::to_json(&program.status().borrow());
                 self.program.get().map(|program| text(&status(program))).unwrap_or_default()
             }
+            query::RPC => text(&self.rpc.list()),
             query::CRONS => text(&json!(*self.crons.lock())),
             _ => Vec::new(),
         }
@@ -258,6 +280,7 @@ impl App {
 
     /// Tells all modules of this role.
     pub(crate) fn announce(&self, event: &Event) {
+        self.rpc.follow(event);
         self.modules.broadcast_event(self.role, event);
     }
 }

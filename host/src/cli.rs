@@ -10,6 +10,7 @@ mod error;
 mod module;
 mod plugin;
 mod render;
+mod rpc;
 mod server;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ use self::{
     error::CliError,
     module::ModuleCommand,
     plugin::PluginCommand,
+    rpc::RpcArgs,
     server::ServerCommand,
 };
 
@@ -62,6 +64,8 @@ enum Command {
     Plugin(PluginCommand),
     /// Ask an admin module
     Call(CallArgs),
+    /// Call a remote of a server
+    Rpc(RpcArgs),
     /// Vet a plugin file; for the daemons' own use
     #[command(hide = true)]
     Preflight(PreflightArgs),
@@ -93,6 +97,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Call(args) => {
             let output = args.output();
             report(ask::block_on(call::run(args)), output)
+        }
+        Command::Rpc(args) => {
+            let output = args.output();
+            report(ask::block_on(rpc::run(args)), output)
         }
     }
 }
@@ -150,6 +158,9 @@ mod tests {
             (&["muster"][..], 2),
             (&["muster", "no-such-command"], 2),
             (&["muster", "call"], 2),
+            (&["muster", "rpc"], 2),
+            (&["muster", "rpc", "chat"], 2),
+            (&["muster", "rpc", "chat", "kick"], 2),
             (&["muster", "call", "echo", "not JSON"], 2),
             (&["muster", "call", "command:", "{}"], 2),
             (&["muster", "server", "list", "--master", "3005"], 2),
@@ -188,6 +199,9 @@ mod tests {
             "muster call m",
             "muster call command:enable:timeReport {} --master h:1 --user u --password -p -o json",
             "muster plugin unquarantine p --user u -o json",
+            "muster rpc list -o json --master h:1",
+            "muster rpc chat-server-1 user.chatRemote.kick",
+            "muster rpc chat user.chatRemote.kick uid-7 -5 {} --route uid-7 --timeout 5s -o json",
             "muster preflight file.so",
             "muster worker --memory=1 --cpu-seconds=2 --files=3 file.so",
         ] {

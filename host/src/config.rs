@@ -31,11 +31,11 @@ pub use self::{
     sources::Sources,
     value::{Address, NotAnAddress, Secret},
 };
+pub use crate::roles::{Required, Roles};
 use crate::{
     ids::{ServerId, ServerType},
     plugin::ContentHash,
 };
-pub use crate::roles::{Required, Roles};
 
 /// Free options of a module or plugin.
 pub type Options = Map<String, Value>;
@@ -95,6 +95,8 @@ pub struct DaemonConfig {
     pub limits: LimitsConfig,
     /// How long requests live.
     pub requests: RequestsConfig,
+    /// Calls of servers' remotes.
+    pub rpc: RpcConfig,
     /// Plugin files.
     pub plugins: PluginsConfig,
     /// Options of admin modules, by module id.
@@ -163,6 +165,15 @@ pub struct RequestsConfig {
     pub repush_window: Duration,
     /// Unanswered requests kept per server.
     pub remembered: usize,
+}
+
+/// `[rpc]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RpcConfig {
+    /// Time between two pings of a server that is called.
+    pub keepalive: Duration,
+    /// For how long calls of one server are collected, to be sent as one message; zero for not at all.
+    pub buffer: Duration,
 }
 
 /// `[plugins]`
@@ -436,6 +447,7 @@ fn daemon_sections(mut root: Section<'_>, faults: &FaultList) -> DaemonConfig {
         fleet,
         limits: limits_section(root.section("limits")),
         requests: requests_section(root.section("requests")),
+        rpc: rpc_section(root.section("rpc")),
         plugins: plugins_section(root.section("plugins")),
         modules: root.section("modules").all_named(),
         settings: app_section(root.section("app")),
@@ -471,6 +483,15 @@ fn requests_section(mut section: Section<'_>) -> RequestsConfig {
     };
     section.finish();
     requests
+}
+
+fn rpc_section(mut section: Section<'_>) -> RpcConfig {
+    let rpc = RpcConfig {
+        keepalive: section.positive_duration("keepalive", defaults::RPC_KEEPALIVE),
+        buffer: section.duration("buffer", defaults::RPC_BUFFER),
+    };
+    section.finish();
+    rpc
 }
 
 fn plugins_section(mut section: Section<'_>) -> PluginsConfig {

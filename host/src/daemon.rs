@@ -43,6 +43,7 @@ use crate::{
         self, ContentHash, Supervisor, preflight::Checker, quarantine::Quarantine, recorder::Recorder, trust::Trust,
     },
     program::Program,
+    rpc,
     session::Limits,
     store::{Kept, Store, StoreError},
     worker,
@@ -149,6 +150,14 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     modules.start_disabled(Role::Master, &store.names(Kept::DisabledModule));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
 
+    let address = listener.local_addr().map_err(system("find the address that was bound"))?;
+    let identity = own_identity(&config, address);
+    let fleet: Vec<Value> = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
+    let app = |role| {
+        let (settings, modules, stop) = (daemon.settings.clone(), modules.clone(), stop.clone());
+        Arc::new(App::new(role, identity.clone(), fleet.clone(), settings, modules, rpc(daemon), stop))
+    };
+    let master_app = app(Role::Master);
     let peers = Peers::new(
         Remembering {
             window: daemon.requests.repush_window,
@@ -156,24 +165,20 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
             deadline: daemon.requests.deadline,
         },
         {
-            let modules = modules.clone();
-            Box::new(move |event| modules.broadcast_event(Role::Master, event))
+            let (modules, rpc) = (modules.clone(), master_app.rpc().clone());
+            Box::new(move |event| {
+                rpc.follow(event);
+                modules.broadcast_event(Role::Master, event);
+            })
         },
     );
-    let address = listener.local_addr().map_err(system("find the address that was bound"))?;
-    let identity = own_identity(&config, address);
-    let fleet: Vec<Value> = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
-    let app = |role| {
-        let (settings, modules, stop) = (daemon.settings.clone(), modules.clone(), stop.clone());
-        Arc::new(App::new(role, identity.clone(), fleet.clone(), settings, modules, stop))
-    };
     let master = Arc::new(Master::new(
         peers,
         Auth::new(daemon.fleet.users.clone(), daemon.fleet.tokens.clone(), config.auth.clone()),
         config.roles.clone(),
         store.clone(),
         modules.clone(),
-        app(Role::Master),
+        master_app,
         limits(daemon),
     ));
     let own = Arc::new(Monitor::new(
@@ -502,6 +507,15 @@ fn limits(daemon: &DaemonConfig) -> Limits {
         register_within: limits.register_within,
         outbox: limits.outbox,
         write_stall: limits.write_stall,
+    }
+}
+
+fn rpc(daemon: &DaemonConfig) -> rpc::Config {
+    rpc::Config {
+        timeout: daemon.requests.deadline,
+        keepalive: daemon.rpc.keepalive,
+        buffer: daemon.rpc.buffer,
+        largest: daemon.limits.packet_after_login,
     }
 }
 

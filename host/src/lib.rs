@@ -21,6 +21,7 @@ mod peers;
 mod plugin;
 mod program;
 mod roles;
+mod rpc;
 mod session;
 mod store;
 mod values;

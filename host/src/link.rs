@@ -1,4 +1,4 @@
-//! The connecting end of the wire: what a monitor and a client have in common.
+//! The connecting end of the wire: what a monitor, a client and a caller of remotes have in common.
 //!
 //! A [`Link`] is open once the master has answered CONNECT; registering is up to its owner. It splits into halves that
 //! one task uses side by side:
@@ -57,7 +57,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// Room that is made before each read: most messages fit.
 const READ_CHUNK: usize = 8 * 1024;
 
-/// A connection to a master that has answered CONNECT.
+/// A connection on which CONNECT was sent, and answered where the peer is a master.
 #[derive(Debug)]
 pub(crate) struct Link {
     reader: LinkReader,
@@ -69,6 +69,8 @@ pub(crate) struct Link {
 pub(crate) struct LinkReader {
     socket: OwnedReadHalf,
     buffer: BytesMut,
+    /// The largest packet that is taken.
+    limit: usize,
 }
 
 /// The sending half, with what waits to be sent.
@@ -115,6 +117,20 @@ impl Link {
     /// `Unreachable` for anything before the socket is open (running out of time included), then `Timeout`, `Closed`,
     /// `Broken` and `Protocol`.
     pub(crate) async fn open(addr: &str, within: Duration) -> Result<Link, LinkError> {
+        let mut link = Link::dial(addr, within, RECEIVE_LIMIT).await?;
+        let within = within.min(CONNACK_WITHIN);
+        match timeout(within, link.reader.connack()).await {
+            Ok(answered) => answered.map(|()| link),
+            Err(_) => Err(LinkError::Timeout { addr: addr.to_owned(), after: within }),
+        }
+    }
+
+    /// Connects to `HOST:PORT` `within` this time, sends CONNECT and does not wait for its answer: servers that take
+    /// calls give none. Packets of the peer may have up to `limit` bytes.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), but for `Timeout`.
+    pub(crate) async fn dial(addr: &str, within: Duration, limit: usize) -> Result<Link, LinkError> {
         let unreachable = |source| LinkError::Unreachable { addr: addr.to_owned(), source };
         let socket = match timeout(within, TcpStream::connect(addr)).await {
             Ok(connected) => connected.map_err(unreachable)?,
@@ -123,15 +139,11 @@ impl Link {
         tune(&socket).map_err(unreachable)?;
         let (reader, writer) = socket.into_split();
         let mut link = Link {
-            reader: LinkReader { socket: reader, buffer: BytesMut::new() },
+            reader: LinkReader { socket: reader, buffer: BytesMut::new(), limit },
             writer: LinkWriter { socket: writer, queue: VecDeque::new(), pending: 0 },
         };
         link.writer.send(Bytes::from(packet::connect_packet(&connect_id()))).await?;
-        let within = within.min(CONNACK_WITHIN);
-        match timeout(within, link.reader.connack()).await {
-            Ok(answered) => answered.map(|()| link),
-            Err(_) => Err(LinkError::Timeout { addr: addr.to_owned(), after: within }),
-        }
+        Ok(link)
     }
 
     /// The two halves, for one task.
@@ -206,7 +218,7 @@ impl LinkReader {
     }
 
     fn decode(&self) -> Result<Option<(Packet<'_>, usize)>, LinkError> {
-        packet::decode(&self.buffer, RECEIVE_LIMIT).map_err(LinkError::Protocol)
+        packet::decode(&self.buffer, self.limit).map_err(LinkError::Protocol)
     }
 
     async fn fill(&mut self) -> Result<(), LinkError> {

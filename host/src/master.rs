@@ -4,6 +4,7 @@ mod admit;
 mod commands;
 mod orders;
 mod plugins;
+mod rpc;
 mod services;
 mod uploads;
 

@@ -23,6 +23,8 @@ pub(crate) enum Topic {
     Monitor,
     /// Between master and client.
     Client,
+    /// Between a server and those who call its remotes; never on a connection to a master.
+    Rpc,
 }
 
 impl Topic {
@@ -33,11 +35,12 @@ impl Topic {
             Topic::ReconnectOk => "reconnect_ok",
             Topic::Monitor => "monitor",
             Topic::Client => "client",
+            Topic::Rpc => "rpc",
         }
     }
 
     pub(crate) fn of(name: &[u8]) -> Option<Topic> {
-        [Topic::Monitor, Topic::Client, Topic::Register, Topic::Reconnect, Topic::ReconnectOk]
+        [Topic::Monitor, Topic::Client, Topic::Register, Topic::Reconnect, Topic::ReconnectOk, Topic::Rpc]
             .into_iter()
             .find(|topic| topic.name().as_bytes() == name)
     }

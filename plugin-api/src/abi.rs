@@ -172,6 +172,10 @@ pub mod ask {
     pub const FIGURES: u32 = 5;
     /// Master: start a server process from its info in `body`. The answer's body is its pid.
     pub const SPAWN: u32 = 6;
+    /// Call a remote: of the server `a`, or of the one of type `a` that the key `b` belongs to. `body` is
+    /// `{"namespace", "service", "method", "args"}`. The answer's error is the first argument of the remote's callback,
+    /// its body a list of the others.
+    pub const RPC: u32 = 7;
     /// Monitor: end the program that it wraps, and start it again. The answer's body is the new pid.
     pub const RESTART: u32 = 20;
 }
@@ -247,6 +251,8 @@ pub mod query {
     pub const CRONS: u32 = 9;
     /// What the application tells of its connections, empty if nothing was published.
     pub const CONNECTIONS: u32 = 10;
+    /// The servers that are known here, and whether they can be called: a list of [`Callee`](crate::Callee).
+    pub const RPC: u32 = 11;
     /// Monitor: the program that it wraps, as [`Event::ProgramChanged`](crate::Event::ProgramChanged) tells it; empty if
     /// there is none.
     pub const PROGRAM: u32 = 30;

@@ -87,6 +87,7 @@ mod export;
 mod manifest;
 mod message;
 mod module;
+mod rpc;
 mod runtime;
 
 pub use agent::{Agent, Level, MasterAgent, MonitorAgent, ServerAddress};
@@ -95,6 +96,7 @@ pub use event::{Event, Server};
 pub use manifest::{Commands, Manifest, PluginManifest, Role, Schedule, ScheduleKind};
 pub use message::{Answer, Body, HandlerResult, ModuleError, RequestError};
 pub use module::{Caller, ClientCall, Context, Imported, Input, Message, Module, Options, Peer, State};
+pub use rpc::{Callee, RpcTarget};
 pub use serde_json;
 
 #[doc(hidden)]

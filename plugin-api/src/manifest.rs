@@ -178,19 +178,6 @@ impl Manifest {
     #[must_use]
     pub fn only_looks(mut self) -> Manifest {
         self.commands = Commands { looks: vec![Commands::OTHERS.to_owned()], ..Commands::default() };
-    /// Clients name a command in `field` of their body: one that only looks, or one that changes something. See
-    /// [`Commands`].
-    #[must_use]
-    pub fn commands(mut self, field: &str, looks: &[&str], changes: &[&str]) -> Manifest {
-        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        self.commands = Commands { field: Some(field.to_owned()), looks: owned(looks), changes: owned(changes) };
-        self
-    }
-
-    /// All that clients can do with the module is look: open to every user who is logged in. See [`Commands`].
-    #[must_use]
-    pub fn only_looks(mut self) -> Manifest {
-        self.commands = Commands { looks: vec![Commands::OTHERS.to_owned()], ..Commands::default() };
         self
     }
 

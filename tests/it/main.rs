@@ -23,6 +23,7 @@ mod plugin_trust;
 mod reload;
 mod requests;
 mod roles;
+mod rpc;
 mod scripts_and_logs;
 mod signals;
 mod supervision;

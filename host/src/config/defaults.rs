@@ -37,6 +37,11 @@ pub const REPUSH_WINDOW: Duration = Duration::from_secs(10);
 /// Unanswered requests kept per server: ten times what a console does in the window.
 pub const REMEMBERED: usize = 1024;
 
+/// pomelo-rpc's own: a server that does not answer is found within half a minute.
+pub const RPC_KEEPALIVE: Duration = Duration::from_secs(10);
+/// Calls are sent at once, as by pomelo's default: collecting them is for thousands a second.
+pub const RPC_BUFFER: Duration = Duration::ZERO;
+
 /// The first four failed logins of an address and user cost nothing: people mistype.
 pub const SLOW_FROM: usize = 5;
 /// From then on answers are late, first by this: hardly felt by people, felt by programs that guess.

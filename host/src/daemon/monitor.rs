@@ -14,9 +14,10 @@ use crate::{
     app::{App, Identity},
     config::MonitorConfig,
     log,
+    master::HOSTED,
     modules::{Modules, services::Services},
     monitor::{Monitor, MonitorServices},
-    plugin::{self, Supervisor},
+    plugin::Supervisor,
     program::{self, Launch, Program},
     store::Store,
 };
@@ -39,8 +40,7 @@ impl RunningMonitor {
     pub(crate) async fn start(config: MonitorConfig) -> Result<RunningMonitor, DaemonError> {
         let stop = CancellationToken::new();
         let daemon = &config.daemon;
-        let modules =
-            Arc::new(Modules::new(&HOSTED, daemon.requests.deadline).with_slow(daemon.plugins.slow));
+        let modules = Arc::new(Modules::new(&HOSTED, daemon.requests.deadline).with_slow(daemon.plugins.slow));
         let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
         // Several monitors of a machine may share a state directory.
         let home =
@@ -53,7 +53,15 @@ impl RunningMonitor {
             info: config.info.clone(),
         };
         let fleet = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
-        let app = App::new(Role::Monitor, identity, fleet, daemon.settings.clone(), modules.clone(), stop.clone());
+        let app = App::new(
+            Role::Monitor,
+            identity,
+            fleet,
+            daemon.settings.clone(),
+            modules.clone(),
+            super::rpc(daemon),
+            stop.clone(),
+        );
         let app = Arc::new(app);
         let token = config.token.as_ref().map(|token| token.expose().to_owned());
         let monitor = Monitor::new(app.clone(), modules.clone(), token, daemon.limits.outbox, daemon.requests.deadline);

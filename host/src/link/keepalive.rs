@@ -7,13 +7,14 @@ use tokio::time::Instant;
 /// Time between two PINGREQs, from CONNACK on and whatever else is sent: the original's, and what masters count on.
 pub(crate) const PING_EVERY: Duration = Duration::from_secs(60);
 
-/// A link is dead when a PINGREQ stayed unanswered for longer than this: the original's. Dead sockets are found
-/// earlier, by the kernel's probes; this finds a master that hangs.
-pub(crate) const PONG_WITHIN: Duration = Duration::from_secs(120);
+/// A link is dead when a PINGREQ stayed unanswered for so many of these: the original's. Dead sockets are found
+/// earlier, by the kernel's probes; this finds a peer that hangs.
+const PATIENCE: u32 = 2;
 
 /// When to ping, and when to give up.
 #[derive(Debug)]
 pub(crate) struct Keepalive {
+    every: Duration,
     next: Instant,
     /// The oldest PINGREQ that was not answered.
     unanswered: Option<Instant>,
@@ -31,29 +32,34 @@ pub(crate) enum Beat {
 }
 
 impl Keepalive {
-    /// Starts at CONNACK.
+    /// That of a master. Starts at CONNACK.
     pub(crate) fn new(now: Instant) -> Keepalive {
-        Keepalive { next: now + PING_EVERY, unanswered: None }
+        Keepalive::every(PING_EVERY, now)
+    }
+
+    /// With another time between two PINGREQs.
+    pub(crate) fn every(every: Duration, now: Instant) -> Keepalive {
+        Keepalive { every, next: now + every, unanswered: None }
     }
 
     /// When [`tick`](Self::tick) has something to do.
     pub(crate) fn due(&self) -> Instant {
         match self.unanswered {
-            Some(since) => self.next.min(since + PONG_WITHIN),
+            Some(since) => self.next.min(since + self.every * PATIENCE),
             None => self.next,
         }
     }
 
     /// To be called when due; at other times it does nothing.
     pub(crate) fn tick(&mut self, now: Instant) -> Beat {
-        if self.unanswered.is_some_and(|since| now >= since + PONG_WITHIN) {
+        if self.unanswered.is_some_and(|since| now >= since + self.every * PATIENCE) {
             return Beat::Dead;
         }
         if now < self.next {
             return Beat::Wait;
         }
         // From now on and not from when it was due: a process that was stopped does not ping in bursts.
-        self.next = now + PING_EVERY;
+        self.next = now + self.every;
         self.unanswered.get_or_insert(now);
         Beat::Ping
     }

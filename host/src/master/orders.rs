@@ -11,6 +11,7 @@ use crate::{
     modules::call::ClientIdentity,
     plugin,
     roles::{self, Asked, Required},
+    rpc,
     session::{Reply, outbox::Outbox},
     wire::{self, Topic, envelope::ReqId},
 };
@@ -19,7 +20,7 @@ use crate::{
 const ROLES: &str = "__roles__";
 
 /// The modules that are the host's own; no plugin may take their ids.
-pub(crate) const HOSTED: [&str; 2] = [plugin::MODULE, ROLES];
+pub(crate) const HOSTED: [&str; 3] = [plugin::MODULE, rpc::MODULE, ROLES];
 
 impl Master {
     /// Judges what a client wants of a module. `Some` when its module may be asked; else it has been answered.
@@ -45,6 +46,7 @@ impl Master {
             if let Some(reply) = reply() {
                 match module {
                     ROLES => answer(Some(reply), Ok(self.roles())),
+                    rpc::MODULE => self.about_rpc(reply, body),
                     _ => self.about_plugins(client, reply, asked.fields),
                 }
             }
@@ -61,13 +63,7 @@ impl Master {
     }
 
     /// Asks the table, writes the audit, and refuses.
-    fn permit(
-        &self,
-        client: &ClientIdentity,
-        reply: Option<Reply>,
-        manifest: &Manifest,
-        body: &str,
-    ) -> Option<Asked> {
+    fn permit(&self, client: &ClientIdentity, reply: Option<Reply>, manifest: &Manifest, body: &str) -> Option<Asked> {
         let asked = self.roles.load().asked(&manifest.id, &manifest.commands, body);
         let permitted = asked.permit(client);
         if permitted.is_err() || !(asked.only_looks || is_further_piece(&asked)) {
@@ -101,6 +97,9 @@ impl Master {
 fn hosted(module: &str) -> Option<Manifest> {
     match module {
         plugin::MODULE => Some(plugins::manifest()),
+        rpc::MODULE => {
+            Some(Manifest::new(rpc::MODULE, env!("CARGO_PKG_VERSION")).commands("action", &["list"], &["call"]))
+        }
         ROLES => Some(Manifest::new(ROLES, env!("CARGO_PKG_VERSION")).commands("action", &["list"], &[])),
         _ => None,
     }

@@ -113,7 +113,7 @@ impl State {
             }
             (State::Monitor, Topic::Monitor) | (State::Client, Topic::Client) => Action::Message { payload },
             (State::Monitor, Topic::Client) | (State::Client, Topic::Monitor) => Action::Nothing,
-            (_, Topic::ReconnectOk) => Action::Nothing,
+            (_, Topic::ReconnectOk | Topic::Rpc) => Action::Nothing,
             (State::Greeting, _) => Action::Close(Reason::NoConnect),
         }
     }

@@ -1,0 +1,140 @@
+//! Which server a call is for. Pure.
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+
+/// All servers, in the order in which they came.
+#[derive(Debug)]
+pub(super) struct Table<P>(IndexMap<String, Server<P>>);
+
+/// One of them, and what stands for it here.
+#[derive(Debug)]
+pub(super) struct Server<P> {
+    pub(super) server_type: String,
+    pub(super) proxy: P,
+}
+
+/// Why a server cannot be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Uncallable {
+    #[error("it has no port, so nobody listens for calls there")]
+    NoPort,
+    #[error("its port is not a number from 1 to 65535")]
+    OddPort,
+    #[error("it has no host")]
+    NoHost,
+    #[error("a master has no remotes; its port is the admin port")]
+    Master,
+}
+
+impl<P> Table<P> {
+    /// Adds a server, or replaces what is known of it. Its place stays.
+    pub(super) fn insert(&mut self, id: &str, server: Server<P>) {
+        self.0.insert(id.to_owned(), server);
+    }
+
+    /// Takes a server out.
+    pub(super) fn remove(&mut self, id: &str) -> Option<Server<P>> {
+        self.0.shift_remove(id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Server<P>> {
+        self.0.get_mut(id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Server<P>)> {
+        self.0.iter().map(|(id, server)| (id.as_str(), server))
+    }
+
+    /// The server with the id `target`; else, of the servers of the type `target`, the one that `key` belongs to.
+    pub(super) fn find(&self, target: &str, key: &str) -> Option<(&str, &Server<P>)> {
+        let by_id = self.0.get_key_value(target).map(|(id, server)| (id.as_str(), server));
+        by_id.or_else(|| {
+            let of_type: Vec<_> = self.iter().filter(|(_, server)| server.server_type == target).collect();
+            // Also those that cannot be called: as in the original, a key does not move because of its neighbours.
+            of_type.get(place_of(key, of_type.len())?).copied()
+        })
+    }
+}
+
+impl<P> Default for Table<P> {
+    fn default() -> Table<P> {
+        Table(IndexMap::new())
+    }
+}
+
+/// Where a server takes calls: `HOST:PORT`.
+pub(super) fn address(server_type: &str, info: &Map<String, Value>) -> Result<String, Uncallable> {
+    if server_type == "master" {
+        return Err(Uncallable::Master);
+    }
+    // A port given as an argument of pomelo's is a text.
+    let port = match info.get("port") {
+        None | Some(Value::Null) => return Err(Uncallable::NoPort),
+        Some(Value::String(text)) if text.is_empty() => return Err(Uncallable::NoPort),
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(other) => other.as_u64().and_then(|port| u16::try_from(port).ok()),
+    };
+    let port = port.filter(|port| *port > 0).ok_or(Uncallable::OddPort)?;
+    let host = info.get("host").and_then(Value::as_str).filter(|host| !host.is_empty()).ok_or(Uncallable::NoHost)?;
+    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+}
+
+/// The place of a key among so many servers: `Math.abs(crc32(key)) % servers` as `defRoute` of pomelo-rpc computes it, so
+/// that a key means the same server to a pomelo server and to us.
+fn place_of(key: &str, servers: usize) -> Option<usize> {
+    // Its crc32 takes the lower byte of each UTF-16 unit, and its result has a sign.
+    let bytes: Vec<u8> = key.encode_utf16().map(|unit| unit.to_le_bytes()[0]).collect();
+    let sum = crc32fast::hash(&bytes).cast_signed().unsigned_abs();
+    usize::try_from(sum).ok()?.checked_rem(servers)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_go_where_the_original_sends_them() {
+        // Computed by crc@0.2.0, the package that pomelo-rpc 1.0.7 uses.
+        for (key, place) in [("", 0), ("a", 1), ("uid-1", 0), ("uid-7", 2), ("ünï", 0), ("漢字", 0), ("player-42", 1)]
+        {
+            assert_eq!(place_of(key, 3), Some(place), "{key}");
+        }
+        assert_eq!(place_of("a", 0), None);
+    }
+
+    #[test]
+    fn an_id_is_a_server_and_a_type_is_the_one_of_the_key() {
+        let mut table = Table::default();
+        for (id, server_type) in [("chat-2", "chat"), ("gate-1", "gate"), ("chat-1", "chat"), ("chat", "odd")] {
+            table.insert(id, Server { server_type: server_type.to_owned(), proxy: () });
+        }
+        let found = |table: &Table<()>, target, key| table.find(target, key).map(|(id, _)| id.to_owned());
+        assert_eq!(found(&table, "chat-1", "a").unwrap(), "chat-1");
+        assert_eq!(found(&table, "chat", "a").unwrap(), "chat", "an id goes before a type");
+        table.remove("chat");
+        // 390611389 % 2 is 1: the second that came.
+        assert_eq!(found(&table, "chat", "a").unwrap(), "chat-1");
+        assert_eq!(found(&table, "chat", "").unwrap(), "chat-2");
+        table.insert("chat-2", Server { server_type: "gate".to_owned(), proxy: () });
+        assert_eq!(found(&table, "chat", "").unwrap(), "chat-1");
+        assert_eq!(found(&table, "nobody", ""), None);
+    }
+
+    #[test]
+    fn who_cannot_be_called_is_told_why() {
+        let at = |info: Value| address("chat", info.as_object().unwrap());
+        assert_eq!(at(json!({ "host": "h", "port": 6050 })).unwrap(), "h:6050");
+        assert_eq!(at(json!({ "host": "h", "port": "6050" })).unwrap(), "h:6050");
+        assert_eq!(at(json!({ "host": "::1", "port": 6050 })).unwrap(), "[::1]:6050");
+        assert_eq!(at(json!({ "host": "h", "clientPort": 3014 })), Err(Uncallable::NoPort));
+        for port in [json!(0), json!(65536), json!(-1), json!("x"), json!([1])] {
+            assert_eq!(at(json!({ "host": "h", "port": port })), Err(Uncallable::OddPort), "{port}");
+        }
+        assert_eq!(at(json!({ "port": 6050 })), Err(Uncallable::NoHost));
+        let master = json!({ "host": "h", "port": 3005 });
+        assert_eq!(address("master", master.as_object().unwrap()), Err(Uncallable::Master));
+    }
+}
