@@ -118,10 +118,15 @@ impl Master {
         &self.limits
     }
 
-    /// Takes a message of a registered peer. Returns what found no room.
-    pub(crate) fn receive<'a>(&'a self, from: &Identity, outbox: &Arc<Outbox>, payload: &[u8]) -> Option<Blocked<'a>> {
-        let mut scratch = String::new();
-        let Ok(envelope) = envelope::read(payload, &mut scratch) else {
+    /// Takes a message of a registered peer; `text` is scratch memory. Returns what found no room.
+    pub(crate) fn receive(
+        &self,
+        from: &Identity,
+        outbox: &Arc<Outbox>,
+        payload: &[u8],
+        text: &mut String,
+    ) -> Option<Blocked> {
+        let Ok(envelope) = envelope::read(payload, text) else {
             self.count_dropped();
             return None;
         };
@@ -148,14 +153,14 @@ impl Master {
         }
     }
 
-    fn route<'a>(
-        &'a self,
+    fn route(
+        &self,
         from: &Identity,
         outbox: &Arc<Outbox>,
         id: Option<ReqId>,
         module: &str,
         body: &str,
-    ) -> Option<Blocked<'a>> {
+    ) -> Option<Blocked> {
         let (source, topic) = match from {
             Identity::Monitor(link) => (Source::Server(link.identity.clone()), Topic::Monitor),
             Identity::Client(client) => {

@@ -259,7 +259,7 @@ impl Monitor {
                 incoming = reader.recv() => match incoming {
                     Ok(Incoming::Publish { topic: Topic::Monitor, payload }) => {
                         if let Some(blocked) = self.receive(&identity, outbox, &payload) {
-                            blocked.wait().await;
+                            blocked.wait(&self.modules).await;
                         }
                     }
                     Ok(Incoming::Publish { .. }) => {}
@@ -289,7 +289,7 @@ impl Monitor {
         }
     }
 
-    fn receive(&self, from: &Arc<ServerIdentity>, outbox: &Arc<Outbox>, payload: &[u8]) -> Option<Blocked<'_>> {
+    fn receive(&self, from: &Arc<ServerIdentity>, outbox: &Arc<Outbox>, payload: &[u8]) -> Option<Blocked> {
         let mut scratch = String::new();
         let Ok(envelope) = envelope::read(payload, &mut scratch) else {
             self.dropped.fetch_add(1, Ordering::Relaxed);

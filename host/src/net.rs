@@ -133,7 +133,7 @@ impl Net {
             warn!(%address, %error, "socket options");
         }
         let conn = ConnId(self.next.fetch_add(1, Ordering::Relaxed));
-        let session = Session::new(stream, conn, address, master, place);
+        let mut session = Session::new(stream, conn, address, master, place);
         self.sessions.lock().insert(conn, session.outbox().clone());
         let net = self.clone();
         self.tasks.spawn(async move {

@@ -1,25 +1,35 @@
 //! One connection: a task that reads packets, lets [`State`] say what they mean, and writes what its outbox holds.
 //!
 //! The task waits for four things: input, something to write, room to write, and, until the peer has registered, the end
-//! of patience. A registered, idle connection has no timer and no buffer.
+//! of patience. A registered, idle connection has no timer and no buffer. What is rare is boxed, since a fleet's
+//! connections are idle most of the time and each costs what its largest state needs.
 
 pub(crate) mod outbox;
+mod scratch;
 mod state;
 
 use std::{
+    convert::Infallible,
+    future::poll_fn,
     io,
     net::{Shutdown, SocketAddr},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Sleep, sleep_until},
+};
 use tracing::{debug, info};
 
 use self::{
     outbox::{Flushed, Order, Outbox},
+    scratch::Scratch,
     state::{Action, Patience, Reason, State},
 };
 use crate::{
@@ -31,16 +41,17 @@ use crate::{
     wire::{
         self, Topic,
         envelope::{self, ReqId},
-        handshake,
+        handshake::{self, Hello},
         packet::{self, PacketError},
     },
 };
 
-/// How much is read at once. Also what a connection with input pending costs; an idle one has no buffer.
-const READ_CHUNK: usize = 16 * 1024;
-
 /// How long the last words to a peer may take. The original's peers act on DISCONNECT at once.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Answers up to this size, in bytes, are written into the outbox itself; larger ones are built before, not to hold its
+/// lock for long.
+const SHORT_ANSWER: usize = 4 * 1024;
 
 /// Limits of one connection.
 #[derive(Debug, Clone, Copy)]
@@ -74,26 +85,35 @@ pub(crate) struct Session {
     address: SocketAddr,
     master: Arc<Master>,
     place: Place,
-    limits: Limits,
     outbox: Arc<Outbox>,
     state: State,
     identity: Identity,
-    input: BytesMut,
+    /// What was read and is not handled: a packet that is not complete, or what came behind one that needs time.
+    rest: BytesMut,
     accepted: Instant,
     /// Since when the peer has taken nothing of what is to be written.
     blocked: Option<Instant>,
     /// When the last words must be out.
     finish_by: Option<Instant>,
+    /// Rings at the deadline, if there is one.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why the task goes on.
+enum Event {
+    Readable,
+    /// There is something to write, or room to write.
+    Output,
 }
 
 /// How far a batch of packets got.
-enum Step<'a> {
+enum Step {
     /// All that was complete is handled.
     Done,
     /// Somebody wants in.
-    Admit { topic: Topic, payload: &'a [u8] },
+    Admit(Topic, Box<Hello>),
     /// A module has no room.
-    Wait(Blocked<'a>),
+    Wait(Box<Blocked>),
 }
 
 /// Why a session ended.
@@ -140,7 +160,15 @@ impl Reply {
 
     /// Sends an error and a body, as JSON texts.
     pub(crate) fn send(self, error: &[u8], body: &[u8]) {
-        self.outbox.push(envelope::response(self.topic, &self.id, error, body));
+        let Reply { outbox, topic, id } = self;
+        let write = |out: &mut Vec<u8>| envelope::response(out, topic, &id, error, body);
+        if error.len() + body.len() <= SHORT_ANSWER {
+            outbox.write(write);
+        } else {
+            let mut frame = Vec::new();
+            write(&mut frame);
+            outbox.push(frame.into());
+        }
     }
 }
 
@@ -154,22 +182,22 @@ impl Session {
         master: Arc<Master>,
         place: Place,
     ) -> Session {
-        let limits = *master.limits();
         let stream = Arc::new(stream);
+        let outbox = Arc::new(Outbox::new(stream.clone(), master.limits().outbox));
         Session {
-            stream: stream.clone(),
+            stream,
             conn,
             address,
             master,
             place,
-            limits,
-            outbox: Arc::new(Outbox::new(stream, limits.outbox)),
+            outbox,
             state: State::Greeting,
             identity: Identity::Nobody,
-            input: BytesMut::new(),
+            rest: BytesMut::new(),
             accepted: Instant::now(),
             blocked: None,
             finish_by: None,
+            alarm: None,
         }
     }
 
@@ -179,7 +207,7 @@ impl Session {
     }
 
     /// Serves the connection until it ends.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(&mut self) {
         let end = match self.serve().await {
             Ok(never) => match never {},
             Err(end) => end,
@@ -193,40 +221,53 @@ impl Session {
         self.outbox.close();
         self.master.leave(&self.identity);
         if matches!(end, End::Finished | End::Refused(_) | End::Reason(_)) {
-            self.linger().await;
+            Box::pin(self.linger()).await;
         }
     }
 
-    async fn serve(&mut self) -> Result<std::convert::Infallible, End> {
+    async fn serve(&mut self) -> Result<Infallible, End> {
         loop {
-            self.handle_input().await?;
+            match poll_fn(|context| self.poll_event(context)).await? {
+                Event::Readable => self.take_input().await?,
+                Event::Output => {}
+            }
             self.flush()?;
-            if self.input.is_empty() {
-                self.input = BytesMut::new();
-            }
-            let deadline = self.deadline();
-            tokio::select! {
-                biased;
-                ready = self.stream.readable(), if self.finish_by.is_none() => {
-                    ready?;
-                    self.read()?;
-                }
-                () = self.outbox.changed() => {}
-                ready = self.stream.writable(), if self.blocked.is_some() => ready?,
-                () = until(deadline.as_ref().map(|(at, _)| *at)), if deadline.is_some() => {
-                    let Some((_, end)) = deadline else { continue };
-                    return Err(end);
-                }
-            }
         }
+    }
+
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Result<Event, End>> {
+        if self.finish_by.is_none()
+            && let Poll::Ready(ready) = self.stream.poll_read_ready(context)
+        {
+            return Poll::Ready(ready.map(|()| Event::Readable).map_err(End::Io));
+        }
+        if self.outbox.poll_changed(context).is_ready() {
+            return Poll::Ready(Ok(Event::Output));
+        }
+        if self.blocked.is_some()
+            && let Poll::Ready(ready) = self.stream.poll_write_ready(context)
+        {
+            return Poll::Ready(ready.map(|()| Event::Output).map_err(End::Io));
+        }
+        let Some((at, end)) = self.deadline() else {
+            self.alarm = None;
+            return Poll::Pending;
+        };
+        let at = at.into();
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if alarm.deadline() != at {
+            alarm.as_mut().reset(at);
+        }
+        ready!(alarm.as_mut().poll(context));
+        Poll::Ready(Err(end))
     }
 
     fn deadline(&self) -> Option<(Instant, End)> {
+        let Limits { connect_within, register_within, write_stall, .. } = *self.master.limits();
         let stall = self
             .blocked
-            .map(|since| (since + self.limits.write_stall, End::DoesNotRead("nothing was taken for too long")));
+            .map(|since| (since + write_stall, End::DoesNotRead("nothing was taken for too long")));
         let finish = self.finish_by.map(|at| (at, End::Finished));
-        let Limits { connect_within, register_within, .. } = self.limits;
         let patience = Patience { accepted: self.accepted, connect_within, register_within };
         let patience = self.state.deadline(&patience).map(|(at, reason)| (at, End::Reason(reason)));
         [stall, finish, patience].into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -234,61 +275,74 @@ impl Session {
 
     // === input ===
 
-    fn read(&mut self) -> Result<(), End> {
-        self.input.reserve(READ_CHUNK);
-        match self.stream.try_read_buf(&mut self.input) {
-            Ok(0) => Err(End::Eof),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn handle_input(&mut self) -> Result<(), End> {
-        if self.input.is_empty() || self.finish_by.is_some() {
-            return Ok(());
-        }
-        let master = self.master.clone();
-        // Packets borrow from the input while they are handled.
-        let mut input = std::mem::take(&mut self.input);
-        let mut used = 0;
+    async fn take_input(&mut self) -> Result<(), End> {
+        let mut step = self.read()?;
         loop {
-            match self.handle_packets(&master, &input, &mut used)? {
-                Step::Done => break,
-                Step::Admit { topic, payload } => self.admit(topic, payload).await?,
+            match step {
+                Step::Done => return Ok(()),
+                Step::Admit(topic, hello) => Box::pin(self.admit(topic, *hello)).await?,
                 Step::Wait(blocked) => {
                     // Its module is busy: what was answered so far goes out, and nothing more is read for a while.
                     self.flush()?;
-                    blocked.wait().await;
+                    Box::pin(blocked.wait(&self.master.modules)).await;
                 }
             }
+            step = scratch::with(|scratch| self.handle_rest(&mut scratch.text))?;
         }
-        input.advance(used);
-        self.input = input;
-        Ok(())
     }
 
-    /// Handles complete packets as one batch, until one needs time.
-    fn handle_packets<'a>(&mut self, master: &'a Master, input: &'a [u8], used: &mut usize) -> Result<Step<'a>, End> {
-        let _batch = batch::begin();
-        while self.finish_by.is_none() {
-            let limit = if self.state.is_registered() {
-                self.limits.packet_after_login
+    /// Reads once, and handles what is there.
+    fn read(&mut self) -> Result<Step, End> {
+        scratch::with(|Scratch { input, text }| {
+            let Some(length) = scratch::receive(&self.stream, input)? else { return Ok(Step::Done) };
+            if length == 0 {
+                return Err(End::Eof);
+            }
+            let input = &input[..length];
+            if self.rest.is_empty() {
+                let (step, used) = self.handle_packets(input, text)?;
+                self.rest.extend_from_slice(&input[used..]);
+                Ok(step)
             } else {
-                self.limits.packet_before_login
-            };
-            if input.get(*used).is_some_and(|first| !self.state.may_begin_with(*first)) {
+                self.rest.extend_from_slice(input);
+                self.handle_rest(text)
+            }
+        })
+    }
+
+    fn handle_rest(&mut self, text: &mut String) -> Result<Step, End> {
+        let mut rest = std::mem::take(&mut self.rest);
+        let (step, used) = self.handle_packets(&rest, text)?;
+        rest.advance(used);
+        if !rest.is_empty() {
+            self.rest = rest;
+        }
+        Ok(step)
+    }
+
+    /// Handles complete packets as one batch, until one needs time. Says how many bytes they were.
+    fn handle_packets(&mut self, input: &[u8], text: &mut String) -> Result<(Step, usize), End> {
+        let _batch = batch::begin();
+        let mut used = 0;
+        while self.finish_by.is_none() {
+            let limits = self.master.limits();
+            let limit =
+                if self.state.is_registered() { limits.packet_after_login } else { limits.packet_before_login };
+            if input.get(used).is_some_and(|first| !self.state.may_begin_with(*first)) {
                 return Err(End::Reason(Reason::NoConnect));
             }
-            let Some((packet, length)) = packet::decode(&input[*used..], limit)? else { break };
-            *used += length;
+            let Some((packet, length)) = packet::decode(&input[used..], limit)? else { break };
+            used += length;
             match self.state.on_packet(packet) {
                 Action::Nothing => {}
                 Action::Send(bytes) => drop(self.outbox.push(Bytes::from_static(bytes))),
-                Action::Admit { topic, payload } => return Ok(Step::Admit { topic, payload }),
+                Action::Admit { topic, payload } => match handshake::read(payload) {
+                    Ok(hello) => return Ok((Step::Admit(topic, Box::new(hello)), used)),
+                    Err(_) => self.master.count_dropped(),
+                },
                 Action::Message { payload } => {
-                    if let Some(blocked) = master.receive(&self.identity, &self.outbox, payload) {
-                        return Ok(Step::Wait(blocked));
+                    if let Some(blocked) = self.master.receive(&self.identity, &self.outbox, payload, text) {
+                        return Ok((Step::Wait(Box::new(blocked)), used));
                     }
                 }
                 Action::Dismiss(reason) => {
@@ -299,14 +353,10 @@ impl Session {
                 Action::Close(reason) => return Err(End::Reason(reason)),
             }
         }
-        Ok(Step::Done)
+        Ok((Step::Done, used))
     }
 
-    async fn admit(&mut self, topic: Topic, payload: &[u8]) -> Result<(), End> {
-        let Ok(hello) = handshake::read(payload) else {
-            self.master.count_dropped();
-            return Ok(());
-        };
+    async fn admit(&mut self, topic: Topic, hello: Hello) -> Result<(), End> {
         self.flush()?;
         match self.master.admit(hello, topic, self.conn, self.address, &self.outbox).await {
             Admission::Ignored => {}
@@ -352,7 +402,7 @@ impl Session {
     }
 
     /// Lets the peer read the last words: closing with input unread would reset the connection and lose them.
-    async fn linger(self) {
+    async fn linger(&self) {
         if SockRef::from(&*self.stream).shutdown(Shutdown::Write).is_err() {
             return;
         }
@@ -369,12 +419,5 @@ impl Session {
         };
         // A peer that goes on talking is cut.
         drop(tokio::time::timeout(LAST_WORDS, drain).await);
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

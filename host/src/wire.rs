@@ -48,7 +48,8 @@ impl Topic {
 
 /// The JSON of a text; also the form of an error that is a plain text.
 pub(crate) fn json_text(text: &str) -> String {
-    json!(text).to_string()
+    // A text is always JSON.
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// An error in the form of JavaScript's `Error`; `stack` is for humans, and never empty (pomelo-cli prints it).

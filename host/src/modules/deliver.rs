@@ -23,8 +23,7 @@ static OVERRUN: AtomicU64 = AtomicU64::new(0);
 /// A call that found no room in its module's mailbox.
 #[derive(Debug)]
 #[must_use = "somebody may wait for this call"]
-pub(crate) struct Blocked<'a> {
-    modules: &'a Modules,
+pub(crate) struct Blocked {
     role: Role,
     module: String,
     call: Call,
@@ -32,10 +31,10 @@ pub(crate) struct Blocked<'a> {
 
 impl Modules {
     /// Gives a call to its module, or ends it with the original's text. Returns it if there is no room for it.
-    pub(crate) fn deliver(&self, role: Role, module: &str, call: Call) -> Option<Blocked<'_>> {
+    pub(crate) fn deliver(&self, role: Role, module: &str, call: Call) -> Option<Blocked> {
         match self.route(role, module, call) {
             Ok(()) => None,
-            Err(Rejected::Full(call)) => Some(Blocked { modules: self, role, module: module.to_owned(), call }),
+            Err(Rejected::Full(call)) => Some(Blocked { role, module: module.to_owned(), call }),
             Err(Rejected::Unknown(call)) => {
                 refuse(call, &wire::unknown_module(module));
                 None
@@ -52,10 +51,10 @@ impl Modules {
     }
 }
 
-impl Blocked<'_> {
+impl Blocked {
     /// Waits a while for room; without any, a request ends with an error, and a notify is dropped and counted.
-    pub(crate) async fn wait(self) {
-        let Blocked { modules, role, module, call } = self;
+    pub(crate) async fn wait(self, modules: &Modules) {
+        let Blocked { role, module, call } = self;
         // A module that has been in one handler for longer than that will not make room by being waited for.
         if modules.in_handler_for(role, &module).is_none_or(|inside| inside < PATIENCE) {
             // Either there is room now, or the next attempt fails for good.

@@ -3,19 +3,28 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     io::{self, IoSlice},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
     time::Instant,
 };
 
 use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::{net::TcpStream, sync::Notify};
 
 use crate::batch;
 
-/// Frames that are written with one syscall; the kernel takes at most 1,024.
+/// Pieces that are written with one syscall; the kernel takes at most 1,024.
 const WRITE_BATCH: usize = 64;
+
+/// Frames up to this size, in bytes, are copied behind one another; larger ones are shared by all who get them.
+const COPIED: usize = 1024;
 
 /// The queue in front of a socket. Bounded in bytes: a peer that does not read is cut, and nobody waits for it.
 #[derive(Debug)]
@@ -23,21 +32,32 @@ pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     /// Where to write; without one, an owner takes what is queued.
     socket: Option<Arc<TcpStream>>,
-    changed: Notify,
+    /// There is something to do for the session.
+    changed: AtomicBool,
+    session: AtomicWaker,
     closed: Notify,
     limit: usize,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// What is not written yet; the first may be written in part.
-    frames: VecDeque<Bytes>,
+    /// What is not written yet.
+    frames: Frames,
     bytes: usize,
     order: Order,
     /// Somebody is writing, without the lock: the frames in their hands come before those here.
     writing: bool,
     /// Since when the socket has taken nothing.
     blocked: Option<Instant>,
+}
+
+/// Frames in their order. Without any it owns no memory.
+#[derive(Debug, Default)]
+struct Frames {
+    /// Large ones, and what comes before those; the first may be written in part.
+    pieces: VecDeque<Bytes>,
+    /// The rest, one behind the other.
+    tail: Vec<u8>,
 }
 
 /// What the session is to do with its connection.
@@ -72,7 +92,14 @@ impl Outbox {
 
     /// An outbox whose owner takes what is queued.
     pub(crate) fn without_socket(limit: usize) -> Outbox {
-        Outbox { queue: Mutex::default(), socket: None, changed: Notify::new(), closed: Notify::new(), limit }
+        Outbox {
+            queue: Mutex::default(),
+            socket: None,
+            changed: AtomicBool::new(false),
+            session: AtomicWaker::new(),
+            closed: Notify::new(),
+            limit,
+        }
     }
 
     /// Queues a frame; false if the connection is being closed.
@@ -82,24 +109,36 @@ impl Outbox {
 
     /// Queues frames one after the other, with nothing between them.
     pub(crate) fn push_all(self: &Arc<Self>, frames: impl IntoIterator<Item = Bytes>) -> bool {
+        self.queue(|queue| frames.into_iter().map(|frame| queue.push(frame)).sum())
+    }
+
+    /// Queues a frame that `write` puts at the end of a buffer, under the outbox's lock: for short ones with one receiver.
+    pub(crate) fn write(self: &Arc<Self>, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        self.queue(|queue| {
+            let before = queue.tail.len();
+            write(&mut queue.tail);
+            queue.tail.len() - before
+        })
+    }
+
+    /// Lets `add` queue something, of which it returns the bytes.
+    fn queue(self: &Arc<Self>, add: impl FnOnce(&mut Frames) -> usize) -> bool {
         let wake;
         let overflow;
         {
             let mut queue = self.queue.lock();
-            if queue.order != Order::GoOn {
+            let Queue { frames, bytes, order, writing, .. } = &mut *queue;
+            if *order != Order::GoOn {
                 return false;
             }
             // Whoever writes what is there writes this as well, so only the first of a batch has to see to that.
-            wake = queue.frames.is_empty() && !queue.writing;
-            for frame in frames {
-                queue.bytes += frame.len();
-                queue.frames.push_back(frame);
-            }
-            overflow = queue.bytes > self.limit;
+            wake = frames.is_empty() && !*writing;
+            *bytes += add(frames);
+            overflow = *bytes > self.limit;
             if overflow {
-                queue.frames.clear();
-                queue.bytes = 0;
-                queue.order = Order::Overflow;
+                *frames = Frames::default();
+                *bytes = 0;
+                *order = Order::Overflow;
             }
         }
         if overflow {
@@ -124,11 +163,7 @@ impl Outbox {
     pub(crate) fn take(&self, writing: &mut VecDeque<Bytes>) -> Order {
         let mut queue = self.queue.lock();
         queue.bytes = 0;
-        if writing.is_empty() {
-            std::mem::swap(writing, &mut queue.frames);
-        } else {
-            writing.append(&mut queue.frames);
-        }
+        writing.append(&mut std::mem::take(&mut queue.frames).into_pieces());
         queue.order
     }
 
@@ -143,9 +178,8 @@ impl Outbox {
     /// Those of the socket.
     pub(crate) fn flush(&self) -> io::Result<Flushed> {
         let Some(socket) = &self.socket else { return Ok(Flushed::All) };
-        let mut frames = VecDeque::new();
         loop {
-            {
+            let mut frames = {
                 let mut queue = self.queue.lock();
                 if queue.writing {
                     return Ok(Flushed::Busy);
@@ -154,9 +188,9 @@ impl Outbox {
                     return Ok(Flushed::All);
                 }
                 queue.writing = true;
-                std::mem::swap(&mut queue.frames, &mut frames);
-            }
-            let (written, result) = write_all(socket, &mut frames);
+                std::mem::take(&mut queue.frames)
+            };
+            let (written, result) = frames.write_to(socket);
             let mut queue = self.queue.lock();
             queue.writing = false;
             queue.bytes = queue.bytes.saturating_sub(written);
@@ -167,7 +201,7 @@ impl Outbox {
                 continue;
             }
             // What was pushed meanwhile comes behind what is left.
-            frames.append(&mut queue.frames);
+            frames.append(std::mem::take(&mut queue.frames));
             queue.frames = frames;
             return match result {
                 Ok(()) => Ok(Flushed::Blocked(*queue.blocked.get_or_insert_with(Instant::now))),
@@ -188,7 +222,8 @@ impl Outbox {
 
     /// Has the session look at this.
     pub(crate) fn wake_session(&self) {
-        self.changed.notify_one();
+        self.changed.store(true, Ordering::Release);
+        self.session.wake();
     }
 
     /// For the session: waits until there is something to do.
@@ -196,7 +231,15 @@ impl Outbox {
     /// # Cancel safety
     /// Safe: a notification that is not received stays for the next call.
     pub(crate) async fn changed(&self) {
-        self.changed.notified().await;
+        poll_fn(|context| self.poll_changed(context)).await;
+    }
+
+    /// As [`changed`](Outbox::changed); the session's task alone may ask.
+    pub(crate) fn poll_changed(&self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.changed.load(Ordering::Acquire) {
+            self.session.register(context.waker());
+        }
+        if self.changed.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// For the session: nothing will be written any more.
@@ -218,35 +261,83 @@ impl Outbox {
     }
 }
 
-/// Writes frames until the socket has no room; says how many bytes it took. What is left stays in `frames`.
-fn write_all(socket: &TcpStream, frames: &mut VecDeque<Bytes>) -> (usize, io::Result<()>) {
-    let mut total = 0;
-    while !frames.is_empty() {
-        let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
-        let mut count = 0;
-        for (slice, frame) in slices.iter_mut().zip(&*frames) {
-            *slice = IoSlice::new(frame);
-            count += 1;
+impl Frames {
+    fn is_empty(&self) -> bool {
+        self.tail.is_empty() && self.pieces.is_empty()
+    }
+
+    fn push(&mut self, frame: Bytes) -> usize {
+        let bytes = frame.len();
+        if bytes <= COPIED {
+            self.tail.extend_from_slice(&frame);
+        } else {
+            self.cut_tail(0);
+            self.pieces.push_back(frame);
         }
-        match socket.try_write_vectored(&slices[..count]) {
-            Ok(written) => {
-                total += written;
-                advance(frames, written);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return (total, Err(error)),
+        bytes
+    }
+
+    fn append(&mut self, mut later: Frames) {
+        if !later.pieces.is_empty() {
+            self.cut_tail(0);
+            self.pieces.append(&mut later.pieces);
+        }
+        if self.tail.is_empty() {
+            self.tail = later.tail;
+        } else {
+            self.tail.extend_from_slice(&later.tail);
         }
     }
-    (total, Ok(()))
-}
 
-fn advance(frames: &mut VecDeque<Bytes>, mut written: usize) {
-    while let Some(frame) = frames.front_mut() {
-        if written < frame.len() {
-            return frame.advance(written);
+    fn into_pieces(mut self) -> VecDeque<Bytes> {
+        self.cut_tail(0);
+        self.pieces
+    }
+
+    /// Makes a piece of the tail, without its first `written` bytes.
+    fn cut_tail(&mut self, written: usize) {
+        if written < self.tail.len() {
+            self.pieces.push_back(Bytes::from(std::mem::take(&mut self.tail)).slice(written..));
+        } else {
+            self.tail = Vec::new();
         }
-        written -= frame.len();
-        frames.pop_front();
+    }
+
+    /// Writes until the socket has no room; says how many bytes it took, and keeps the rest.
+    fn write_to(&mut self, socket: &TcpStream) -> (usize, io::Result<()>) {
+        let mut total = 0;
+        while !self.is_empty() {
+            let written = if self.pieces.is_empty() {
+                socket.try_write(&self.tail)
+            } else {
+                let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
+                let pieces = self.pieces.iter().map(|piece| &piece[..]).chain([&self.tail[..]]);
+                let used = slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
+                socket.try_write_vectored(&slices[..used])
+            };
+            match written {
+                Ok(written) => {
+                    total += written;
+                    self.drop_written(written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return (total, Err(error)),
+            }
+        }
+        (total, Ok(()))
+    }
+
+    fn drop_written(&mut self, mut written: usize) {
+        while let Some(piece) = self.pieces.front_mut() {
+            if written < piece.len() {
+                return piece.advance(written);
+            }
+            written -= piece.len();
+            self.pieces.pop_front();
+        }
+        if written > 0 {
+            self.cut_tail(written);
+        }
     }
 }
 
@@ -265,7 +356,36 @@ mod tests {
         assert!(outbox.push_all([Bytes::from_static(b"b"), Bytes::from_static(b"c")]));
         let mut writing = VecDeque::from([Bytes::from_static(b"0")]);
         assert_eq!(outbox.take(&mut writing), Order::GoOn);
-        assert_eq!(writing.iter().map(|frame| frame[0]).collect::<Vec<_>>(), b"0abc");
+        assert_eq!(writing.iter().flatten().copied().collect::<Vec<_>>(), b"0abc");
+    }
+
+    #[test]
+    fn large_frames_are_shared_and_stay_in_their_order() {
+        let outbox = outbox(usize::MAX);
+        let large = Bytes::from(vec![b'l'; COPIED + 1]);
+        outbox.push(Bytes::from_static(b"a"));
+        outbox.push(large.clone());
+        outbox.write(|out| out.push(b'b'));
+        let mut writing = VecDeque::new();
+        outbox.take(&mut writing);
+        assert_eq!(writing[1].as_ptr(), large.as_ptr());
+        assert_eq!(writing, [Bytes::from_static(b"a"), large, Bytes::from_static(b"b")]);
+    }
+
+    #[test]
+    fn what_is_written_in_part_is_continued_where_it_stopped() {
+        for written in 0..=9 {
+            let mut frames = Frames::default();
+            frames.pieces.push_back(Bytes::from_static(b"012"));
+            frames.pieces.push_back(Bytes::from_static(b"345"));
+            frames.tail = b"678".to_vec();
+            frames.drop_written(written);
+            let mut later = Frames::default();
+            later.push(Bytes::from_static(b"9"));
+            frames.append(later);
+            let rest: Vec<u8> = frames.into_pieces().into_iter().flatten().collect();
+            assert_eq!(rest, &b"0123456789"[written..]);
+        }
     }
 
     #[test]

@@ -13,7 +13,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Topic, frame::Frame};
+use super::{
+    Topic,
+    frame::{self, Frame},
+};
 
 /// The longest id that is echoed. Real peers count from 1.
 const MAX_ID: usize = 128;
@@ -85,63 +88,69 @@ fn unquote(quoted: &str, out: &mut String) -> Result<(), NotAMessage> {
 
 /// A request; for a re-push with the id as a string, as the original sends it then.
 pub(crate) fn request(topic: Topic, id: u64, repeated: bool, module: &str, body: &[u8]) -> Bytes {
-    let mut frame = Frame::new(topic, 48 + module.len() + body.len() + body.len() / 4);
-    frame.put(br#""{\"reqId\":"#);
-    if repeated {
-        frame.put(b"\\\"").put_number(id).put(b"\\\"");
-    } else {
-        frame.put_number(id);
-    }
-    frame.put(br#",\"moduleId\":"#).put_escaped(super::json_text(module).as_bytes());
-    put_field(&mut frame, r#","body":"#, body);
-    frame.put(br#"}""#);
-    frame.finish()
+    frame::alone(topic, 48 + module.len() + room(body), |frame| {
+        frame.put(br#""{\"reqId\":"#);
+        if repeated {
+            frame.put(b"\\\"").put_number(id).put(b"\\\"");
+        } else {
+            frame.put_number(id);
+        }
+        frame.put(br#",\"moduleId\":"#).put_escaped(super::json_text(module).as_bytes());
+        put_field(frame, br#",\"body\":"#, body);
+        frame.put(br#"}""#);
+    })
 }
 
-/// An answer.
-pub(crate) fn response(topic: Topic, id: &ReqId, error: &[u8], body: &[u8]) -> Bytes {
-    let mut frame = Frame::new(topic, 48 + error.len() + body.len() + body.len() / 4);
+/// An answer, at the end of `out`: it has one receiver.
+pub(crate) fn response(out: &mut Vec<u8>, topic: Topic, id: &ReqId, error: &[u8], body: &[u8]) {
+    let mut frame = Frame::begin(out, topic, 48 + room(error) + room(body));
     frame.put(br#""{\"respId\":"#);
     match id {
         ReqId::Number(number) => frame.put_number(*number),
         ReqId::Raw(raw) => frame.put_escaped(raw.as_bytes()),
     };
-    put_field(&mut frame, r#","error":"#, error);
-    put_field(&mut frame, r#","body":"#, body);
+    put_field(&mut frame, br#",\"error\":"#, error);
+    put_field(&mut frame, br#",\"body\":"#, body);
     frame.put(br#"}""#);
-    frame.finish()
+    frame.finish();
 }
 
 /// A notify: plain JSON.
 pub(crate) fn notify(topic: Topic, module: &str, body: &[u8]) -> Bytes {
-    let mut frame = Frame::new(topic, 32 + module.len() + body.len());
-    frame.put(br#"{"moduleId":"#).put(super::json_text(module).as_bytes());
-    if !body.is_empty() {
-        frame.put(br#","body":"#).put(body);
-    }
-    frame.put(b"}");
-    frame.finish()
+    frame::alone(topic, 32 + module.len() + body.len(), |frame| {
+        frame.put(br#"{"moduleId":"#).put(super::json_text(module).as_bytes());
+        if !body.is_empty() {
+            frame.put(br#","body":"#).put(body);
+        }
+        frame.put(b"}");
+    })
 }
 
 /// A command: with an id from a client, without one from the master to a monitor.
 pub(crate) fn command(topic: Topic, id: Option<u64>, command: &str, module: Option<&str>, body: &[u8]) -> Bytes {
-    let mut frame = Frame::new(topic, 64 + body.len());
-    frame.put(br#""{"#);
-    if let Some(id) = id {
-        frame.put(br#"\"reqId\":"#).put_number(id).put(b",");
-    }
-    frame.put(br#"\"command\":"#).put_escaped(super::json_text(command).as_bytes());
-    if let Some(module) = module {
-        frame.put(br#",\"moduleId\":"#).put_escaped(super::json_text(module).as_bytes());
-    }
-    put_field(&mut frame, r#","body":"#, body);
-    frame.put(br#"}""#);
-    frame.finish()
+    frame::alone(topic, 64 + room(body), |frame| {
+        frame.put(br#""{"#);
+        if let Some(id) = id {
+            frame.put(br#"\"reqId\":"#).put_number(id).put(b",");
+        }
+        frame.put(br#"\"command\":"#).put_escaped(super::json_text(command).as_bytes());
+        if let Some(module) = module {
+            frame.put(br#",\"moduleId\":"#).put_escaped(super::json_text(module).as_bytes());
+        }
+        put_field(frame, br#",\"body\":"#, body);
+        frame.put(br#"}""#);
+    })
 }
 
-fn put_field(frame: &mut Frame, name: &str, json: &[u8]) {
+/// What JSON text takes once it is escaped, as a rule.
+fn room(json: &[u8]) -> usize {
+    json.len() + json.len() / 4
+}
+
+/// Appends a field, unless it is absent. The name is escaped already.
+fn put_field(frame: &mut Frame<'_>, name: &[u8], json: &[u8]) {
     if !json.is_empty() {
-        frame.put_escaped(name.as_bytes()).put_escaped(json);
+        frame.put(name).put_escaped(json);
     }
 }
 
@@ -272,6 +281,12 @@ mod tests {
         }
     }
 
+    fn answer(id: &ReqId, error: &[u8], body: &[u8]) -> String {
+        let mut out = Vec::new();
+        response(&mut out, Topic::Client, id, error, body);
+        payload(&out.into())
+    }
+
     #[track_caller]
     fn check(payload: &str, expected: Envelope<'_>) {
         assert_eq!(read(payload.as_bytes(), &mut String::new()), Ok(expected.clone()), "plain {payload}");
@@ -290,9 +305,9 @@ mod tests {
             payload(&request(Topic::Monitor, 19, true, "echo", b"")),
             r#""{\"reqId\":\"19\",\"moduleId\":\"echo\"}""#
         );
-        assert_eq!(payload(&response(Topic::Client, &ReqId::Number(3), b"", b"")), r#""{\"respId\":3}""#);
+        assert_eq!(answer(&ReqId::Number(3), b"", b""), r#""{\"respId\":3}""#);
         assert_eq!(
-            payload(&response(Topic::Client, &ReqId::Raw("\"3\"".into()), b"null", b"1")),
+            answer(&ReqId::Raw("\"3\"".into()), b"null", b"1"),
             r#""{\"respId\":\"3\",\"error\":null,\"body\":1}""#
         );
         assert_eq!(

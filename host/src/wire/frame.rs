@@ -1,4 +1,4 @@
-//! Frames on their way out: a PUBLISH is built once, in one buffer, and shared by all who get it.
+//! Frames on their way out: PUBLISH packets, written piece by piece at the end of a buffer.
 
 use bytes::Bytes;
 
@@ -7,34 +7,49 @@ use super::{Topic, packet};
 /// The longest fixed header: one byte of type and flags, four of length.
 const HEADER: usize = 5;
 
-/// A PUBLISH of which the payload is written piece by piece.
-pub(crate) struct Frame(Vec<u8>);
+/// A PUBLISH that is being written.
+#[must_use = "a frame that is not finished has no header"]
+pub(crate) struct Frame<'a> {
+    out: &'a mut Vec<u8>,
+    /// Where in `out` it begins.
+    start: usize,
+}
 
-impl Frame {
-    /// Starts a frame; `payload` is the expected size, for the allocation.
-    pub(crate) fn new(topic: Topic, payload: usize) -> Frame {
+/// A frame of its own, which many may share; `payload` is its expected size, for the allocation.
+pub(crate) fn alone(topic: Topic, payload: usize, write: impl FnOnce(&mut Frame<'_>)) -> Bytes {
+    let mut out = Vec::new();
+    let mut frame = Frame::begin(&mut out, topic, payload);
+    write(&mut frame);
+    frame.finish();
+    out.into()
+}
+
+impl<'a> Frame<'a> {
+    /// Starts a frame at the end of `out`; `payload` is the expected size, for the allocation.
+    pub(crate) fn begin(out: &'a mut Vec<u8>, topic: Topic, payload: usize) -> Frame<'a> {
         let name = topic.name().as_bytes();
-        let mut out = Vec::with_capacity(HEADER + 2 + name.len() + payload);
+        let start = out.len();
+        out.reserve(HEADER + 2 + name.len() + payload);
         out.extend_from_slice(&[0; HEADER]);
         out.extend_from_slice(&(name.len() as u16).to_be_bytes());
         out.extend_from_slice(name);
-        Frame(out)
+        Frame { out, start }
     }
 
     /// Appends bytes as they are.
-    pub(crate) fn put(&mut self, bytes: &[u8]) -> &mut Frame {
-        self.0.extend_from_slice(bytes);
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> &mut Frame<'a> {
+        self.out.extend_from_slice(bytes);
         self
     }
 
     /// Appends JSON text as the inside of a JSON string.
-    pub(crate) fn put_escaped(&mut self, json: &[u8]) -> &mut Frame {
-        escape(&mut self.0, json);
+    pub(crate) fn put_escaped(&mut self, json: &[u8]) -> &mut Frame<'a> {
+        escape(self.out, json);
         self
     }
 
     /// Appends a number.
-    pub(crate) fn put_number(&mut self, number: u64) -> &mut Frame {
+    pub(crate) fn put_number(&mut self, number: u64) -> &mut Frame<'a> {
         let mut digits = [0; 20];
         let mut at = digits.len();
         let mut rest = number;
@@ -49,15 +64,15 @@ impl Frame {
         self.put(&digits[at..])
     }
 
-    /// The finished frame. The header is written right-aligned into the room that was left for it.
-    pub(crate) fn finish(self) -> Bytes {
-        let Frame(mut out) = self;
-        let mut header = Vec::with_capacity(HEADER);
-        header.push(0x30);
-        packet::put_remaining_length(&mut header, out.len() - HEADER);
-        let start = HEADER - header.len();
-        out[start..HEADER].copy_from_slice(&header);
-        Bytes::from(out).slice(start..)
+    /// Writes the header, whose length is known only now, and closes the gap between the two.
+    pub(crate) fn finish(self) {
+        let Frame { out, start } = self;
+        let content = start + HEADER;
+        let remaining = out.len() - content;
+        out[start] = 0x30;
+        let length = packet::write_remaining_length(&mut out[start + 1..content], remaining);
+        out.copy_within(content.., start + 1 + length);
+        out.truncate(out.len() - (HEADER - 1 - length));
     }
 }
 
@@ -94,9 +109,8 @@ mod tests {
 
     #[test]
     fn a_frame_has_the_bytes_of_the_original() {
-        let mut frame = Frame::new(Topic::Register, 0);
-        frame.put(br#"{"code":1,"msg":"ok"}"#);
-        assert_eq!(&frame.finish()[..], b"\x30\x1f\x00\x08register{\"code\":1,\"msg\":\"ok\"}");
+        let frame = alone(Topic::Register, 0, |frame| drop(frame.put(br#"{"code":1,"msg":"ok"}"#)));
+        assert_eq!(&frame[..], b"\x30\x1f\x00\x08register{\"code\":1,\"msg\":\"ok\"}");
     }
 
     proptest! {
@@ -110,19 +124,20 @@ mod tests {
 
         #[test]
         fn numbers_are_written_in_decimal(number: u64) {
-            let mut frame = Frame::new(Topic::Client, 0);
-            frame.put_number(number);
-            let bytes = frame.finish();
+            let bytes = alone(Topic::Client, 0, |frame| drop(frame.put_number(number)));
             let expected = number.to_string();
             prop_assert!(bytes.ends_with(expected.as_bytes()));
         }
 
         #[test]
         fn frames_of_every_size_decode(size in 0usize..40_000) {
-            let mut frame = Frame::new(Topic::Monitor, size);
+            // Behind another, as in an outbox.
+            let mut bytes = b"before".to_vec();
+            let mut frame = Frame::begin(&mut bytes, Topic::Monitor, size);
             frame.put(&vec![b'7'; size]);
-            let bytes = frame.finish();
-            let (packet, used) = packet::decode(&bytes, packet::MAX_REMAINING).unwrap().unwrap();
+            frame.finish();
+            let bytes = bytes.strip_prefix(b"before").unwrap();
+            let (packet, used) = packet::decode(bytes, packet::MAX_REMAINING).unwrap().unwrap();
             prop_assert_eq!(used, bytes.len());
             prop_assert_eq!(packet, packet::Packet::Publish { topic: Some(Topic::Monitor), payload: &vec![b'7'; size] });
         }

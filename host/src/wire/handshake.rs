@@ -6,7 +6,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{Topic, envelope::NotAMessage, frame::Frame};
+use super::{Topic, envelope::NotAMessage, frame};
 
 /// What a peer says of itself on the topic `register` or `reconnect`.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,9 +127,7 @@ pub(crate) fn md5_hex(password: &str) -> String {
 
 fn publish(topic: Topic, payload: &Value) -> Bytes {
     let payload = payload.to_string();
-    let mut frame = Frame::new(topic, payload.len());
-    frame.put(payload.as_bytes());
-    frame.finish()
+    frame::alone(topic, payload.len(), |frame| drop(frame.put(payload.as_bytes())))
 }
 
 #[cfg(test)]

@@ -76,24 +76,28 @@ pub(crate) fn decode(buffer: &[u8], limit: usize) -> Result<Option<(Packet<'_>, 
     Ok(Some((packet, start + remaining)))
 }
 
-/// Appends a remaining length.
-pub(crate) fn put_remaining_length(out: &mut Vec<u8>, mut length: usize) {
+/// Writes a remaining length into `out`, which has room for four bytes; says how many it takes.
+pub(crate) fn write_remaining_length(out: &mut [u8], mut length: usize) -> usize {
     debug_assert!(length <= MAX_REMAINING);
+    let mut used = 0;
     loop {
         let byte = (length & 0x7f) as u8;
         length >>= 7;
+        out[used] = if length == 0 { byte } else { byte | 0x80 };
+        used += 1;
         if length == 0 {
-            return out.push(byte);
+            return used;
         }
-        out.push(byte | 0x80);
     }
 }
 
 /// A CONNECT as the original's peers send it. The client id has no meaning.
 pub(crate) fn connect_packet(client_id: &str) -> Vec<u8> {
     let id = client_id.as_bytes();
+    let mut length = [0; 4];
+    let used = write_remaining_length(&mut length, 12 + id.len());
     let mut out = vec![0x10];
-    put_remaining_length(&mut out, 12 + id.len());
+    out.extend_from_slice(&length[..used]);
     out.extend_from_slice(b"\x00\x04MQTT\x04\x02\x00\x00");
     out.extend_from_slice(&u16::try_from(id.len()).unwrap_or(0).to_be_bytes());
     out.extend_from_slice(id);
@@ -217,9 +221,9 @@ mod tests {
 
         #[test]
         fn a_remaining_length_survives_the_round_trip(length in 0..=MAX_REMAINING) {
-            let mut out = Vec::new();
-            put_remaining_length(&mut out, length);
-            prop_assert_eq!(remaining_length(&out), Ok(Some((length, out.len()))));
+            let mut out = [0; 4];
+            let used = write_remaining_length(&mut out, length);
+            prop_assert_eq!(remaining_length(&out[..used]), Ok(Some((length, used))));
         }
     }
 }
