@@ -20,7 +20,6 @@ pub(crate) mod control;
 mod elf;
 mod generation;
 mod history;
-pub(crate) mod library;
 pub(crate) mod lifecycle;
 mod needs;
 pub(crate) mod orders;

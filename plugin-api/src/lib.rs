@@ -68,17 +68,21 @@ mod agent;
 mod app;
 mod event;
 mod export;
+#[cfg(feature = "loader")]
+pub mod loader;
 mod manifest;
 mod message;
 mod module;
 mod runtime;
+mod schedule;
 
 pub use agent::{Agent, Level, MasterAgent, MonitorAgent, ServerAddress};
 pub use app::{App, Figures, Info};
 pub use event::{Event, Server};
-pub use manifest::{Manifest, PluginManifest, Role, Schedule, ScheduleKind};
+pub use manifest::{Manifest, PluginManifest, Role};
 pub use message::{Answer, Body, HandlerResult, ModuleError, RequestError};
 pub use module::{Caller, ClientCall, Context, Input, Message, Module, Options, Peer};
+pub use schedule::{Pace, Schedule, ScheduleKind};
 pub use serde_json;
 
 #[doc(hidden)]

@@ -23,7 +23,6 @@ use crate::{
     modules::{
         Modules, Offer,
         actor::{Actor, Instance, Place, options_json, role_name},
-        schedule,
     },
     worker::Plan,
 };
@@ -80,7 +79,7 @@ impl Candidate {
         let schedules = instances
             .iter()
             .zip(&options)
-            .map(|(instance, options)| schedule::effective(self.described(&instance.module)?.schedule, options))
+            .map(|(instance, options)| Schedule::effective(self.described(&instance.module)?.schedule, options))
             .collect();
         let place = (config.isolation)(&self.stem).map_or(Place::Thread, |limits| {
             Place::Process(Plan {
