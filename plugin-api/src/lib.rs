@@ -75,12 +75,14 @@ mod message;
 mod module;
 mod runtime;
 mod schedule;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use agent::{Agent, Level, MasterAgent, MonitorAgent, ServerAddress};
 pub use app::{App, Figures, Info};
 pub use event::{Event, Server};
 pub use manifest::{Manifest, PluginManifest, Role};
-pub use message::{Answer, Body, HandlerResult, ModuleError, RequestError};
+pub use message::{Answer, Body, HandlerResult, Json, ModuleError, RequestError};
 pub use module::{Caller, ClientCall, Context, Input, Message, Module, Options, Peer};
 pub use schedule::{Pace, Schedule, ScheduleKind};
 pub use serde_json;
