@@ -85,6 +85,8 @@ pub use manifest::{Manifest, PluginManifest, Role};
 pub use message::{Answer, Body, HandlerResult, Json, ModuleError, RequestError};
 pub use module::{Caller, ClientCall, Context, Input, Message, Module, Options, Peer};
 pub use schedule::{Pace, Schedule, ScheduleKind};
+/// For `#[derive(Deserialize)] #[serde(crate = "muster_plugin_api::serde")]`, so that a plugin needs no other dependency.
+pub use serde;
 pub use serde_json;
 
 #[doc(hidden)]

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::plugin::NewError;
 use crate::{client::ClientError, config::Faults, daemon::DaemonError, demo::DemoError};
 
 /// Why a command did not do what it should.
@@ -17,6 +18,8 @@ pub(super) enum CliError {
     Client(#[from] ClientError),
     #[error("the runtime cannot be started")]
     Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    New(#[from] NewError),
     /// The module answered with an error: its words.
     #[error("{module} answers: {text}")]
     Refused { module: String, text: String },
@@ -47,6 +50,7 @@ impl CliError {
             | CliError::Daemon(_)
             | CliError::Demo(_)
             | CliError::Runtime(_)
+            | CliError::New(_)
             | CliError::Refused { .. }
             | CliError::NoModule(_)
             | CliError::Plugin { .. }
@@ -80,6 +84,7 @@ impl CliError {
             CliError::Daemon(_)
             | CliError::Demo(_)
             | CliError::Runtime(_)
+            | CliError::New(_)
             | CliError::Refused { .. }
             | CliError::Plugin { .. }
             | CliError::File { .. } => return None,

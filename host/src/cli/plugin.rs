@@ -16,6 +16,9 @@ use super::{
 };
 
 mod change;
+mod new;
+
+pub(super) use new::NewError;
 
 /// The module that is asked.
 pub(super) const MODULE: &str = "__plugins__";
@@ -23,6 +26,8 @@ pub(super) const MODULE: &str = "__plugins__";
 /// What can be done with plugins.
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
+    /// Write a crate for a plugin of your own, which builds and passes its tests at once
+    New(new::New),
     /// List the plugin files, what became of each, and what could not be unloaded
     List(Asking),
     /// Put a file into the plugin directory, and wait until it is served or refused
@@ -92,6 +97,7 @@ pub(super) struct OnePlugin {
 impl PluginCommand {
     pub(super) fn output(&self) -> Output {
         match self {
+            PluginCommand::New(_) => Output::Table,
             PluginCommand::List(asking) => asking.output,
             PluginCommand::Install { ordering, .. }
             | PluginCommand::Reload(Order { ordering, .. })
@@ -109,6 +115,7 @@ impl PluginCommand {
 
 pub(super) async fn run(command: PluginCommand) -> Result<String, CliError> {
     match command {
+        PluginCommand::New(new) => new.run(),
         PluginCommand::List(asking) => list(asking).await,
         PluginCommand::Install { file, name, plugins, ordering } => {
             change::install(file, name, plugins, &ordering).await
