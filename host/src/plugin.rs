@@ -31,6 +31,7 @@ pub(crate) mod settle;
 mod stage;
 pub(crate) mod status;
 mod supervisor;
+pub(crate) mod survey;
 pub(crate) mod trust;
 pub(crate) mod unload;
 mod vet;

@@ -78,6 +78,9 @@ mod schedule;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// The version of this crate: of the interface that a plugin was built with, or that a host has.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub use agent::{Agent, Level, MasterAgent, MonitorAgent, ServerAddress};
 pub use app::{App, Figures, Info};
 pub use event::{Event, Server};

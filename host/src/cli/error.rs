@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::plugin::NewError;
+use super::plugin::{NewError, Unfit};
 use crate::{client::ClientError, config::Faults, daemon::DaemonError, demo::DemoError};
 
 /// Why a command did not do what it should.
@@ -20,6 +20,8 @@ pub(super) enum CliError {
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
     New(#[from] NewError),
+    #[error(transparent)]
+    Unfit(Box<Unfit>),
     /// The module answered with an error: its words.
     #[error("{module} answers: {text}")]
     Refused { module: String, text: String },
@@ -51,6 +53,7 @@ impl CliError {
             | CliError::Demo(_)
             | CliError::Runtime(_)
             | CliError::New(_)
+            | CliError::Unfit(_)
             | CliError::Refused { .. }
             | CliError::NoModule(_)
             | CliError::Plugin { .. }
@@ -85,6 +88,7 @@ impl CliError {
             | CliError::Demo(_)
             | CliError::Runtime(_)
             | CliError::New(_)
+            | CliError::Unfit(_)
             | CliError::Refused { .. }
             | CliError::Plugin { .. }
             | CliError::File { .. } => return None,
@@ -96,6 +100,7 @@ impl CliError {
     pub(super) fn as_json(&self) -> Option<String> {
         match self {
             CliError::Client(ClientError::RefusedLogin { text }) => Some(json!({ "login": text }).to_string()),
+            CliError::Unfit(unfit) => Some(unfit.report.to_string()),
             _ => None,
         }
     }
