@@ -17,6 +17,7 @@ mod monitor;
 mod net;
 mod peers;
 mod plugin;
+pub mod sandbox;
 mod session;
 mod store;
 mod values;

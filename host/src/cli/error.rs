@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::plugin::{NewError, Unfit};
-use crate::{client::ClientError, config::Faults, daemon::DaemonError, demo::DemoError};
+use crate::{client::ClientError, config::Faults, daemon::DaemonError, sandbox::SandboxError};
 
 /// Why a command did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +13,7 @@ pub(super) enum CliError {
     #[error(transparent)]
     Daemon(#[from] DaemonError),
     #[error(transparent)]
-    Demo(#[from] DemoError),
+    Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("the runtime cannot be started")]
@@ -50,7 +50,7 @@ impl CliError {
             CliError::Client(ClientError::Timeout { .. }) | CliError::NotSettled { .. } => 6,
             CliError::Client(ClientError::Disconnected | ClientError::Body(_))
             | CliError::Daemon(_)
-            | CliError::Demo(_)
+            | CliError::Sandbox(_)
             | CliError::Runtime(_)
             | CliError::New(_)
             | CliError::Unfit(_)
@@ -85,7 +85,7 @@ impl CliError {
             CliError::Odd { .. } => "`muster call MODULE JSON -o json` shows the whole answer",
             CliError::NotSettled { .. } => "`muster plugin list` shows how it goes on",
             CliError::Daemon(_)
-            | CliError::Demo(_)
+            | CliError::Sandbox(_)
             | CliError::Runtime(_)
             | CliError::New(_)
             | CliError::Unfit(_)
