@@ -167,6 +167,10 @@ pub struct PluginsConfig {
     pub gone_after: Duration,
     /// How long an old generation may finish what it has.
     pub drain: Duration,
+    /// How long each step may take in which state is handed over to a new generation.
+    pub handover: Duration,
+    /// Bytes that the state of a module may have.
+    pub state_limit: usize,
     /// How long an old generation is kept to roll back to; zero for not at all.
     pub probation: Duration,
     /// Whether the directory and the files must belong to root or the daemon's user, and be writable by nobody else.
@@ -447,6 +451,8 @@ fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
         preflight_timeout: section.positive_duration("preflight_timeout", defaults::PREFLIGHT_TIMEOUT),
         gone_after: section.duration("gone_after", defaults::GONE_AFTER),
         drain: section.duration("drain", defaults::DRAIN),
+        handover: section.positive_duration("handover", defaults::HANDOVER),
+        state_limit: section.size("state_limit", defaults::STATE_LIMIT),
         probation: section.duration("probation", defaults::PROBATION),
         strict: section.switch("strict", defaults::STRICT),
         signature,

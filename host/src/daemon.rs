@@ -358,6 +358,8 @@ fn supervise(
         settle: settings.settle,
         gone: settings.gone_after,
         drain: settings.drain,
+        handover: settings.handover,
+        state_limit: settings.state_limit,
         probation: settings.probation,
         rollback: plugin::probation::Limits {
             calls: settings.rollback_calls,

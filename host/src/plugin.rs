@@ -19,6 +19,7 @@ use crate::{
 pub(crate) mod control;
 mod elf;
 mod generation;
+mod handover;
 mod history;
 pub(crate) mod lifecycle;
 mod needs;
@@ -62,6 +63,10 @@ pub(crate) const START: Duration = Duration::from_secs(10);
 pub(crate) const RESCAN: Duration = Duration::from_secs(5);
 /// How long what was replaced is kept to go back to: faults of a new version show in its first calls.
 pub(crate) const PROBATION: Duration = Duration::from_secs(30);
+/// What each step of a hand-over of state may take: calls of the module wait meanwhile, and people notice a second.
+pub(crate) const HANDOVER: Duration = Duration::from_secs(1);
+/// As much as the largest body that gets into a daemon: what is more than that belongs into a file.
+pub(crate) const STATE_LIMIT: usize = 16 << 20;
 /// So many generations of one file that could not be unmapped are no accident, and cost memory.
 pub(crate) const STILL_MAPPED_CAP: usize = 8;
 
@@ -93,6 +98,10 @@ pub(crate) struct Config {
     pub(crate) start: Duration,
     /// See [`RESCAN`].
     pub(crate) rescan: Duration,
+    /// See [`HANDOVER`].
+    pub(crate) handover: Duration,
+    /// How many bytes the state of an instance may have; see [`STATE_LIMIT`].
+    pub(crate) state_limit: usize,
     /// See [`PROBATION`]; zero for not at all.
     pub(crate) probation: Duration,
     /// When a generation on probation goes.
@@ -136,6 +145,8 @@ impl Config {
             drain: DRAIN,
             start: START,
             rescan: RESCAN,
+            handover: HANDOVER,
+            state_limit: STATE_LIMIT,
             probation: PROBATION,
             rollback: probation::Limits::default(),
             still_mapped_cap: STILL_MAPPED_CAP,

@@ -121,6 +121,13 @@ pub mod kind {
     pub const COMPLETE: u32 = 6;
     /// Stop the instance; answer the call `id`.
     pub const STOP: u32 = 7;
+    /// Hand over the instance's state, within `left_ms`; answer the call `id`: [`ANSWER`](super::status::ANSWER) with the
+    /// state as body, or [`SILENCE`](super::status::SILENCE) for none. Sent only if the manifest names a state.
+    pub const EXPORT: u32 = 8;
+    /// Take over the state in `body`, of the schema version `status`, within `left_ms`; answer the call `id`:
+    /// [`ANSWER`](super::status::ANSWER) for taken, [`SILENCE`](super::status::SILENCE) for starting without it. Sent once,
+    /// after `START` and before anything else, and only if the manifest names a state.
+    pub const IMPORT: u32 = 9;
 
     /// All instances of the library.
     pub const EVERYONE: u32 = u32::MAX;
@@ -136,7 +143,7 @@ pub mod status {
     pub const NO_SUCH_HANDLER: u32 = 2;
     /// The handler panicked; `body` is the text, as a JSON string.
     pub const PANIC: u32 = 3;
-    /// `START` failed; `body` is the reason, as a JSON string.
+    /// `START`, `EXPORT` or `IMPORT` failed; `body` is the reason, as a JSON string.
     pub const FAILED: u32 = 4;
     /// The handler failed: `error` and `body` are the answer that says so. Unlike [`ANSWER`], whose error slot may hold
     /// a result.

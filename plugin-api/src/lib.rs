@@ -57,7 +57,23 @@
 //! # Replacement
 //! When the file is replaced, the new generation is created and started beside the old one; then messages go to the new
 //! one, the old one ends what it has begun (5 s), is stopped, dropped, and unmapped. Values stored with [`Agent::put`]
-//! belong to the host and outlive this; what an instance holds itself does not.
+//! belong to the host and outlive this; what an instance holds itself does not, unless it hands it over.
+//!
+//! # State
+//! A module whose manifest names a schema version ([`Manifest::state`]) hands over what it holds:
+//! [`Module::export_state`] of the old instance, then [`Module::import_state`] of the new one, per module and role, of
+//! threads and worker processes alike. The order is made so that nothing is lost in between:
+//!
+//! 1. The new generation is created and started. The old one serves.
+//! 2. Messages go to the new generation, where they wait in its mailbox. The old one ends what it has begun
+//!    (`plugins.handover`, 1 s), then it is asked for its state: no call can change it afterwards unseen.
+//! 3. The new one imports it, and is given what has waited. Or it fails: then the old one is given what has waited, in its
+//!    order, and serves on as if nothing had happened; the plugin is refused with the reason.
+//!
+//! To export while the old one serves would need no pause, but lose what calls change between the export and the switch.
+//! So there is one, for those modules alone, as long as the two callbacks take. After a roll-back the old generation has
+//! the state that it had at the switch: what the new one did is no state to go on with. What has to survive anything,
+//! also the end of a worker process, belongs into [`Agent::put`].
 //!
 //! # What a library must not do
 //! Leave a thread behind; print; call `process::exit`; bring a runtime of its own. Timers and requests come from the
@@ -86,7 +102,7 @@ pub use app::{App, Figures, Info};
 pub use event::{Event, Server};
 pub use manifest::{Manifest, PluginManifest, Role};
 pub use message::{Answer, Body, HandlerResult, Json, ModuleError, RequestError};
-pub use module::{Caller, ClientCall, Context, Input, Message, Module, Options, Peer};
+pub use module::{Caller, ClientCall, Context, Imported, Input, Message, Module, Options, Peer, State};
 pub use schedule::{Pace, Schedule, ScheduleKind};
 /// For `#[derive(Deserialize)] #[serde(crate = "muster_plugin_api::serde")]`, so that a plugin needs no other dependency.
 pub use serde;

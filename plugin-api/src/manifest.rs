@@ -37,6 +37,9 @@ pub struct Manifest {
     /// Modules that have to be served, in each of its roles, before the plugin is started.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<String>,
+    /// The schema version of the state that it hands over to the generation after it; nothing is handed over without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<u32>,
 }
 
 impl Manifest {
@@ -50,6 +53,7 @@ impl Manifest {
             schedule: None,
             deadline_ms: None,
             needs: Vec::new(),
+            state: None,
         }
     }
 
@@ -81,6 +85,14 @@ impl Manifest {
     #[must_use]
     pub fn needs(mut self, id: &str) -> Manifest {
         self.needs.push(id.to_owned());
+        self
+    }
+
+    /// The module takes part in hand-overs: it exports its state in this version of its schema, and is asked to import
+    /// what the generation before it exports. See [`Module::export_state`](crate::Module::export_state).
+    #[must_use]
+    pub fn state(mut self, schema: u32) -> Manifest {
+        self.state = Some(schema);
         self
     }
 

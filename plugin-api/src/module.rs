@@ -72,6 +72,63 @@ pub trait Module: Sized + 'static {
         async {}
     }
 
+    /// Hands over what the next generation of this module is to go on with, as any JSON; [`Body::ABSENT`] for nothing.
+    ///
+    /// Called only if [`Manifest::state`] names a schema version, when a new generation has started whose manifest names
+    /// one as well. By then no message, tick or event comes any more; the calls that had begun have ended, or had
+    /// `plugins.handover` (1 s) to do so. What the instance still does afterwards (a call that takes longer, a spawned
+    /// task) is not handed over, and the log says so.
+    ///
+    /// It ends nothing: if the new generation does not take the state, or is rolled back later, this instance serves again,
+    /// with the state that it has. So export a copy, change nothing, and expect to be asked again.
+    ///
+    /// It may take as long as `plugins.handover` again, and the state may have `plugins.state_limit` (16 MiB) bytes as JSON.
+    ///
+    /// # Errors
+    /// Logged and shown. A state that cannot be had (an error, a panic, too late, too large) does not stop the
+    /// replacement, which may be what mends it: the new instance starts without, and this generation is kept for the
+    /// probation, so that `muster plugin rollback` goes back to it and its state.
+    fn export_state(&self, agent: Agent) -> impl Future<Output = Result<Body, ModuleError>> {
+        let _unused = agent;
+        async { Ok(Body::ABSENT) }
+    }
+
+    /// Takes over what the generation before this one has exported for the same module in the same role.
+    ///
+    /// Called at most once, after [`Module::start`] and before any message, tick or event; those wait meanwhile. Not called
+    /// when there is nothing to take over: at the start of the daemon, after the plugin was disabled or its file was away,
+    /// when the old generation has no such module, or names no state. A worker process (`isolation = "process"`) that is
+    /// started for one that died is not given it again either: it would be out of date.
+    ///
+    /// It may take as long as `plugins.handover`. Which versions of the schema it understands, older or newer ones, is this
+    /// method's to decide:
+    ///
+    /// ```
+    /// # use muster_plugin_api::{Agent, Imported, ModuleError, State};
+    /// # use std::cell::Cell;
+    /// # struct Counter { count: Cell<u64> }
+    /// # impl Counter {
+    /// async fn import_state(&self, _: Agent, state: State) -> Result<Imported, ModuleError> {
+    ///     match state.schema {
+    ///         // Version 1 was the bare number.
+    ///         1 => self.count.set(state.body.parse()?),
+    ///         2 => self.count.set(state.body.parse::<Vec<u64>>()?.into_iter().sum()),
+    ///         newer => return Err(format!("its state has schema {newer}, and 2 is the newest that is known").into()),
+    ///     }
+    ///     Ok(Imported::Taken)
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The new generation does not serve: the plugin is refused with the reason, and the old generation goes on with all
+    /// calls that have waited, and with the state that it has. One module that fails is enough, whatever the others of the
+    /// library say. To start all the same, return [`Imported::Empty`].
+    fn import_state(&self, agent: Agent, state: State) -> impl Future<Output = Result<Imported, ModuleError>> {
+        let _unused = (agent, state);
+        async { Ok(Imported::Empty) }
+    }
+
     /// Called once, when no call is left and none will come: the plugin was replaced or removed, or the daemon stops.
     fn stop(&self, agent: Agent) -> impl Future<Output = ()> {
         let _unused = agent;
@@ -120,6 +177,24 @@ impl Options {
         let options = if self.0.is_null() { &Value::Object(serde_json::Map::new()) } else { &self.0 };
         T::deserialize(options).map_err(|error| ModuleError::new(format!("options: {error}")))
     }
+}
+
+/// What a generation hands over to the next: see [`Module::export_state`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The schema version that the manifest of the one that exported it names ([`Manifest::state`]).
+    pub schema: u32,
+    /// What it exported. The host passes it on, and does not look into it.
+    pub body: Body,
+}
+
+/// What [`Module::import_state`] has made of a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Imported {
+    /// The instance goes on with it.
+    Taken,
+    /// The instance starts without it, as at the start of the daemon. The log and `muster plugin show` say so.
+    Empty,
 }
 
 /// Why a handler is called.

@@ -28,7 +28,7 @@ use crate::{
     event::Event,
     manifest::{Manifest, Role},
     message::{Answer, Body, HandlerResult, Kind, ModuleError, RequestError},
-    module::{Caller, ClientCall, Context, Input, Message, Module, Options, Peer},
+    module::{Caller, ClientCall, Context, Imported, Input, Message, Module, Options, Peer, State},
 };
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -84,6 +84,8 @@ trait Instance {
     fn message(self: Rc<Self>, agent: Agent, input: Input) -> BoxFuture<HandlerResult>;
     fn client(self: Rc<Self>, agent: Agent, call: ClientCall) -> BoxFuture<HandlerResult>;
     fn event(self: Rc<Self>, agent: Agent, event: Event) -> BoxFuture<()>;
+    fn export(self: Rc<Self>, agent: Agent) -> BoxFuture<HandlerResult>;
+    fn import(self: Rc<Self>, agent: Agent, state: State) -> BoxFuture<HandlerResult>;
     fn stop(self: Rc<Self>, agent: Agent) -> BoxFuture<()>;
 }
 
@@ -108,7 +110,7 @@ struct Origin {
 enum Purpose {
     /// The host waits for the end of this call.
     Call(u64),
-    /// The host waits for the start or the stop of an instance.
+    /// The host waits for a step in the life of an instance.
     Life(u64),
     /// Nobody waits.
     Background(u32),
@@ -142,7 +144,7 @@ impl Runtime {
             kind::START => self.start(mail),
             kind::COMPLETE => self.shared.complete(mail),
             kind::EVENT => self.event(mail),
-            kind::MESSAGE | kind::TICK | kind::CLIENT | kind::STOP => self.call(mail),
+            kind::MESSAGE | kind::TICK | kind::CLIENT | kind::STOP | kind::EXPORT | kind::IMPORT => self.call(mail),
             // A later host: nothing that this plugin can do, but nobody shall wait.
             _ => self.shared.reply(mail.id, status::NO_SUCH_HANDLER, &Body::ABSENT, &Body::ABSENT),
         }
@@ -197,6 +199,11 @@ impl Runtime {
                 };
                 let call = ClientCall { body, caller, is_request, time_left };
                 (Purpose::Call(mail.id), instance.client(agent, call))
+            }
+            kind::EXPORT => (Purpose::Life(mail.id), instance.export(agent)),
+            kind::IMPORT => {
+                let state = State { schema: mail.status, body };
+                (Purpose::Life(mail.id), instance.import(agent, state))
             }
             _ => {
                 let stop = instance.stop(agent);
@@ -422,7 +429,7 @@ impl Task {
     fn report(&self, result: Result<HandlerResult, String>) {
         let none = Body::ABSENT;
         match (self.purpose, result) {
-            (Purpose::Call(id), Ok(Ok(Answer::Reply { error, body }))) => {
+            (Purpose::Call(id) | Purpose::Life(id), Ok(Ok(Answer::Reply { error, body }))) => {
                 self.shared.reply(id, status::ANSWER, &error, &body);
             }
             (Purpose::Call(id) | Purpose::Life(id), Ok(Ok(_))) => {
@@ -483,6 +490,22 @@ impl<M: Module> Instance for Made<M> {
 
     fn event(self: Rc<Self>, agent: Agent, event: Event) -> BoxFuture<()> {
         Box::pin(async move { self.0.on_event(agent, event).await })
+    }
+
+    fn export(self: Rc<Self>, agent: Agent) -> BoxFuture<HandlerResult> {
+        Box::pin(async move {
+            let state = self.0.export_state(agent).await?;
+            Ok(if state.is_absent() { Answer::Silence } else { Answer::ok(state) })
+        })
+    }
+
+    fn import(self: Rc<Self>, agent: Agent, state: State) -> BoxFuture<HandlerResult> {
+        Box::pin(async move {
+            Ok(match self.0.import_state(agent, state).await? {
+                Imported::Taken => Answer::done(),
+                Imported::Empty => Answer::Silence,
+            })
+        })
     }
 
     fn stop(self: Rc<Self>, agent: Agent) -> BoxFuture<()> {

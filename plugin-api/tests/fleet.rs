@@ -4,8 +4,8 @@
 use std::{cell::Cell, time::Duration};
 
 use muster_plugin_api::{
-    Agent, Answer, ClientCall, Context, Event, HandlerResult, Input, Level, Manifest, MasterAgent, Module, ModuleError,
-    MonitorAgent, RequestError, Schedule,
+    Agent, Answer, Body, ClientCall, Context, Event, HandlerResult, Imported, Input, Level, Manifest, MasterAgent,
+    Module, ModuleError, MonitorAgent, RequestError, Role, Schedule, State,
     serde_json::json,
     testing::{CLIENT, Deed, Export, Fleet, MASTER, Outcome},
 };
@@ -206,6 +206,54 @@ fn a_replacement_keeps_what_is_stored_and_nothing_else() {
     assert_eq!(fleet.call("errand", json!(["sleep", "0"])).body().as_str(), "1", "a new instance");
     assert_eq!(fleet.values(MASTER, "errand")["chat-1"].as_str(), "\"chat-1\"");
     fleet.stop();
+}
+
+/// Counts calls, and hands the count over as schema `SCHEMA`; takes 1 and 2.
+struct Counter<const SCHEMA: u32>(Cell<u64>);
+
+impl<const SCHEMA: u32> Module for Counter<SCHEMA> {
+    fn manifest() -> Manifest {
+        Manifest::new("counter", "1.0.0").state(SCHEMA).only(Role::Master)
+    }
+
+    fn create(_: Context) -> Result<Self, ModuleError> {
+        Ok(Counter(Cell::new(0)))
+    }
+
+    async fn client_handler(&self, _: MasterAgent, _: ClientCall) -> HandlerResult {
+        self.0.set(self.0.get() + 1);
+        Ok(Answer::ok(json!(self.0.get())))
+    }
+
+    async fn export_state(&self, _: Agent) -> Result<Body, ModuleError> {
+        Ok(json!(self.0.get()).into())
+    }
+
+    async fn import_state(&self, _: Agent, state: State) -> Result<Imported, ModuleError> {
+        match (state.schema, SCHEMA) {
+            (3, _) => Err("schema 3 is too new".into()),
+            (_, 3) => Ok(Imported::Empty),
+            _ => {
+                self.0.set(state.body.parse()?);
+                Ok(Imported::Taken)
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_is_handed_over_or_the_old_generation_serves_on() {
+    let count = |fleet: &mut Fleet| fleet.call("counter", ()).parse::<u64>();
+    let mut fleet = Fleet::of::<Counter<1>>().start().unwrap();
+    assert_eq!((count(&mut fleet), count(&mut fleet)), (1, 2));
+    fleet.replace_by(Fleet::of::<Counter<2>>()).unwrap();
+    assert_eq!(count(&mut fleet), 3, "it was taken over");
+    fleet.replace_by(Fleet::of::<Counter<3>>()).unwrap();
+    assert_eq!(count(&mut fleet), 1, "it starts without");
+    assert!(fleet.transcript().contains("starts without the state"), "{}", fleet.transcript());
+    let refused = fleet.replace_by(Fleet::of::<Counter<1>>()).unwrap_err();
+    assert_eq!(refused.message(), "module counter did not take over the state: schema 3 is too new");
+    assert_eq!(count(&mut fleet), 2, "the old one serves on, with what it had");
 }
 
 #[test]

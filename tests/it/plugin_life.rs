@@ -1,60 +1,22 @@
 //! What a plugin does to others when it goes wrong: the rows of the table of faults, each a test named after it.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr};
 
 use muster_tests::{
     cli::muster,
-    daemon::{Daemon, Setup, plugin_file},
+    daemon::{Daemon, Setup},
     deadline::{PROCESS, eventually, within},
     peer::Peer,
+    plugins::{WITHIN, content, listed, put, until, until_version, words},
 };
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
-
-/// What a plugin should have come to by then; a busy machine may need it.
-const WITHIN: Duration = Duration::from_secs(20);
 
 async fn master(plugins: &[&str], settings: &[(&str, &str)]) -> (Daemon, SocketAddr) {
     let setup = Setup::master().plugins(plugins).set("plugins.settle", "5ms");
     let master = settings.iter().fold(setup, |setup, (key, value)| setup.set(key, value)).start().await;
     let address = master.address();
     (master, address)
-}
-
-/// Puts a content into the plugin directory, whole, by a rename.
-fn put(master: &Daemon, file: &str, content: &[u8]) {
-    let half = master.plugin_dir().join(format!(".{file}.part"));
-    fs::write(&half, content).expect("a file beside it");
-    fs::rename(half, master.plugin_dir().join(file)).expect("a rename");
-}
-
-fn content(fixture: &str) -> Vec<u8> {
-    fs::read(plugin_file(fixture)).expect("the fixture is built")
-}
-
-/// What the master tells of a plugin.
-async fn plugin(peer: &mut Peer, name: &str) -> Value {
-    let answer = peer.request("__plugins__", json!({ "action": "list" })).await;
-    let plugins = answer["body"]["plugins"].as_array().expect("a list");
-    plugins.iter().find(|plugin| plugin["name"] == name).cloned().unwrap_or_default()
-}
-
-/// What an answer says went wrong, in words; empty if nothing did.
-fn words(answer: &Value) -> String {
-    let error = &answer["error"];
-    error["message"].as_str().or(error.as_str()).unwrap_or_default().to_owned()
-}
-
-/// Waits until what the master tells of a plugin is as it should be.
-async fn until(peer: &mut Peer, name: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
-    let peer = Mutex::new(peer);
-    eventually(what, WITHIN, || async { Some(plugin(*peer.lock().await, name).await).filter(|plugin| reached(plugin)) })
-        .await
-}
-
-async fn until_version(peer: &mut Peer, version: &str) -> Value {
-    let what = format!("version {version} is served");
-    until(peer, "versioned", &what, |plugin| plugin["version"].as_str().is_some_and(|v| v.starts_with(version))).await
 }
 
 /// A master with version 1 that has answered so many calls, and version 2 in its place, which goes wrong.
@@ -64,13 +26,13 @@ async fn replaced_by_fickle(fault: &str, from: &str, more: &[(&str, &str)]) -> (
     let (master, address) = master(&["echo"], &settings).await;
     let mut peer = Peer::admin(address, "observer").await;
     put(&master, "versioned.so", &content("versioned_v1"));
-    let old = until_version(&mut peer, "1.").await;
+    let old = until_version(&mut peer, "versioned", "1.").await;
     for n in 0..30 {
         let answer = peer.request("versioned", json!({ "n": n, "delay_ms": 2 })).await;
         assert_eq!(answer["body"]["version"], 1);
     }
     put(&master, "versioned.so", &content("fickle"));
-    let new = until_version(&mut peer, "2.").await;
+    let new = until_version(&mut peer, "versioned", "2.").await;
     assert_eq!(new["probation"]["keptGeneration"], old["generation"]);
     (master, peer, old["generation"].as_u64().expect("a generation"))
 }
@@ -114,7 +76,7 @@ async fn row_3_a_module_that_panics_again_and_again_is_out_of_service_and_nobody
     let text = words(&refused);
     assert!(text.starts_with("module faulty panicked 10 times within 10 s: calls are refused"), "{text}");
     assert_eq!(peer.request("echo", json!({ "do": "echo" })).await["error"], Value::Null);
-    let plugin = plugin(&mut peer, "faulty").await;
+    let plugin = listed(&mut peer, "faulty").await;
     assert_eq!((&plugin["panics"], &plugin["errors"]), (&json!(10), &json!(10)));
     assert_eq!(master.pid(), pid);
     let peer = Mutex::new(peer);
@@ -138,10 +100,10 @@ async fn row_4_a_plugin_that_ends_the_daemon_while_it_starts_is_quarantined_at_t
     let again = Setup::master().plugins(&["echo", "fickle"]).state(state).start().await;
     let address = again.address();
     let mut peer = Peer::admin(address, "client").await;
-    let told = plugin(&mut peer, "fickle").await;
+    let told = listed(&mut peer, "fickle").await;
     assert_eq!(told["state"], "quarantined", "{told}");
     assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("died while it was being loaded")), "{told}");
-    assert_eq!(plugin(&mut peer, "echo").await["state"], "running");
+    assert_eq!(listed(&mut peer, "echo").await["state"], "running");
 
     // It goes well without the option.
     let lifted = muster(&["plugin", "unquarantine", "fickle", "--master", &address.to_string()]).await;
@@ -239,7 +201,7 @@ async fn row_11_a_version_that_fails_from_its_fiftieth_call_on_is_rolled_back() 
     until(&mut peer, "other", "a later file runs", |plugin| plugin["state"] == "running").await;
     is_rolled_back(&mut peer, old, "of its calls fail").await;
     put(&master, "versioned.so", &content("versioned_v2"));
-    until_version(&mut peer, "2.").await;
+    until_version(&mut peer, "versioned", "2.").await;
     until(&mut peer, "versioned", "it runs", |plugin| plugin["state"] == "running").await;
     assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 2);
     master.shutdown().await;
@@ -309,7 +271,7 @@ async fn a_plugin_is_rolled_back_and_pinned_by_hand_by_those_who_may() {
     until(&mut peer, "versioned", "it says that it is pinned", ignored).await;
     assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
     assert_eq!(order("unpin").await.code, 0);
-    until_version(&mut peer, "2.").await;
+    until_version(&mut peer, "versioned", "2.").await;
     master.shutdown().await;
 }
 
@@ -319,7 +281,7 @@ async fn row_12_calls_in_flight_end_in_the_old_generation_and_one_that_takes_too
     let mut peer = Peer::admin(address, "client").await;
     let mut observer = Peer::admin(address, "observer").await;
     put(&master, "versioned.so", &content("versioned_v1"));
-    until_version(&mut observer, "1.").await;
+    until_version(&mut observer, "versioned", "1.").await;
     let endless = peer.send_request("versioned", json!({ "n": 0, "delay_ms": 60_000 })).await;
     let mut ids = Vec::new();
     for n in 1..100 {
@@ -327,7 +289,7 @@ async fn row_12_calls_in_flight_end_in_the_old_generation_and_one_that_takes_too
     }
     assert!(peer.settle().await, "all have arrived");
     put(&master, "versioned.so", &content("versioned_v2"));
-    until_version(&mut observer, "2.").await;
+    until_version(&mut observer, "versioned", "2.").await;
     for id in ids {
         assert_eq!(peer.response(id).await["body"]["version"], 1);
     }
@@ -347,6 +309,6 @@ async fn row_13_a_file_that_is_deleted_takes_its_module_along_and_a_directory_th
     fs::remove_dir_all(&directory).expect("the directory is removed");
     fs::create_dir(&directory).expect("and made again");
     put(&master, "versioned.so", &content("versioned_v2"));
-    until_version(&mut peer, "2.").await;
+    until_version(&mut peer, "versioned", "2.").await;
     master.shutdown().await;
 }

@@ -57,6 +57,10 @@ pub const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const GONE_AFTER: Duration = Duration::from_secs(2);
 /// How long calls of an old generation may take to end: most take ms, and the new one serves already.
 pub const DRAIN: Duration = Duration::from_secs(5);
+/// What each step of a hand-over may take: what the old one has begun, its export, the import of the new one.
+pub const HANDOVER: Duration = crate::plugin::HANDOVER;
+/// How large the state of a module may be.
+pub const STATE_LIMIT: usize = crate::plugin::STATE_LIMIT;
 /// How long the old generation is kept warm beside the new one: faults of a new version show in its first calls.
 pub const PROBATION: Duration = crate::plugin::PROBATION;
 /// Whoever may write a plugin may do all that the daemon may.

@@ -204,7 +204,7 @@ pub(crate) fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Cal
                 instance: *instance,
                 id: *id,
                 status: u32::from(*waited_for),
-                left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+                left_ms: milliseconds(left),
                 body: RSlice::from_slice(&call.body),
                 ..empty
             };
@@ -246,7 +246,22 @@ pub(crate) fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Cal
             }
         }
         Post::Stop { instance, id } => Mail { instance: *instance, id: *id, ..empty },
+        Post::Export { instance, id, within } => {
+            Mail { instance: *instance, id: *id, left_ms: milliseconds(*within), ..empty }
+        }
+        Post::Import { instance, id, within, schema, state } => Mail {
+            instance: *instance,
+            id: *id,
+            status: *schema,
+            left_ms: milliseconds(*within),
+            body: RSlice::from_slice(state),
+            ..empty
+        },
     })
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn thread_name(stem: &str, generation: Generation) -> String {

@@ -19,9 +19,11 @@ use crate::batch;
 
 use super::{
     call::{Call, Source},
-    calls::{Calls, Tick},
+    calls::{Calls, LifeEnd, Tick},
     presence::{Hang, Presence},
 };
+
+mod handover;
 
 /// Messages that wait in front of one generation. At 100,000 small messages a second it is full after 80 ms of a module
 /// that does not listen; a session then stops reading, so that the rest waits in sockets instead of in our memory.
@@ -69,6 +71,10 @@ pub(crate) enum Post {
     Start { instance: u32, id: u64, options: Bytes },
     /// Stop an instance.
     Stop { instance: u32, id: u64 },
+    /// Ask an instance for its state.
+    Export { instance: u32, id: u64, within: Duration },
+    /// Give an instance a state of this schema version.
+    Import { instance: u32, id: u64, within: Duration, schema: u32, state: Bytes },
 }
 
 #[derive(Debug)]
@@ -77,6 +83,8 @@ struct Queue {
     /// How many of them are calls: those are bounded.
     calls: usize,
     phase: Phase,
+    /// Calls, ticks and events stay where they are: see [`Mailbox::hold`].
+    held: bool,
     /// The plugin asked for a turn.
     woken: bool,
     /// The thread waits on the condition.
@@ -97,7 +105,7 @@ enum Phase {
 impl Mailbox {
     /// An open mailbox whose calls are noted in `calls`.
     pub(crate) fn new(calls: Arc<Calls>) -> Mailbox {
-        let queue = Queue { posts: Vec::new(), calls: 0, phase: Phase::Open, woken: false, asleep: false };
+        let queue = Queue { posts: Vec::new(), calls: 0, phase: Phase::Open, held: false, woken: false, asleep: false };
         Mailbox {
             calls,
             presence: Arc::default(),
@@ -228,17 +236,17 @@ impl Mailbox {
     }
 
     /// Orders the making and start of an instance. The receiver gets the outcome, or nothing if the generation goes.
-    pub(crate) fn start(self: &Arc<Self>, instance: u32, options: Bytes) -> oneshot::Receiver<Result<(), String>> {
+    pub(crate) fn start(self: &Arc<Self>, instance: u32, options: Bytes) -> oneshot::Receiver<LifeEnd> {
         let (ended, end) = oneshot::channel();
-        let id = self.calls.begin_life(instance, ended);
+        let id = self.calls.begin_life(instance, ended, None);
         self.internal(Post::Start { instance, id, options });
         end
     }
 
     /// Orders the stop of an instance.
-    pub(crate) fn stop(self: &Arc<Self>, instance: u32) -> oneshot::Receiver<Result<(), String>> {
+    pub(crate) fn stop(self: &Arc<Self>, instance: u32) -> oneshot::Receiver<LifeEnd> {
         let (ended, end) = oneshot::channel();
-        let id = self.calls.begin_life(instance, ended);
+        let id = self.calls.begin_life(instance, ended, None);
         self.internal(Post::Stop { instance, id });
         end
     }
@@ -277,10 +285,8 @@ impl Mailbox {
         self.closed.store(true, Ordering::SeqCst);
         self.rouse_later(queue);
         // Whoever waits for a call is in the table, and is told when the generation ends.
-        for post in left {
-            if let Post::Start { id, .. } | Post::Stop { id, .. } = post {
-                self.calls.withdraw(id);
-            }
+        for id in left.iter().filter_map(Post::life) {
+            self.calls.withdraw(id);
         }
         self.room.notify_waiters();
         self.ended.notify_waiters();
@@ -326,7 +332,7 @@ impl Mailbox {
     /// for. `false` when the mailbox is closed.
     pub(crate) fn take(&self, batch: &mut Vec<Post>) -> bool {
         let mut queue = self.queue();
-        while queue.phase != Phase::Closed && queue.posts.is_empty() && !queue.woken {
+        while queue.phase != Phase::Closed && !queue.has_work() && !queue.woken {
             queue.asleep = true;
             queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.asleep = false;
@@ -335,6 +341,10 @@ impl Mailbox {
             return false;
         }
         queue.woken = false;
+        if queue.held {
+            batch.extend(queue.posts.extract_if(.., |post| !post.can_be_held()));
+            return true;
+        }
         let was_full = queue.calls >= CAPACITY;
         queue.calls = 0;
         std::mem::swap(&mut queue.posts, batch);
@@ -392,7 +402,7 @@ impl Mailbox {
             return self.push(queue, post);
         }
         drop(queue);
-        if let Post::Start { id, .. } | Post::Stop { id, .. } = post {
+        if let Some(id) = post.life() {
             self.calls.withdraw(id);
         }
     }
@@ -421,16 +431,40 @@ impl Mailbox {
     }
 }
 
+// === impl Queue ===
+
+impl Queue {
+    fn has_work(&self) -> bool {
+        if self.held { self.posts.iter().any(|post| !post.can_be_held()) } else { !self.posts.is_empty() }
+    }
+}
+
 // === impl Post ===
 
 impl Post {
+    /// The step in the life of an instance that it orders.
+    fn life(&self) -> Option<u64> {
+        match self {
+            Post::Start { id, .. } | Post::Stop { id, .. } | Post::Export { id, .. } | Post::Import { id, .. } => {
+                Some(*id)
+            }
+            Post::Call { .. } | Post::Tick { .. } | Post::Event { .. } | Post::Complete { .. } => None,
+        }
+    }
+
+    /// Whether it comes from outside, and can wait until an instance has its state.
+    fn can_be_held(&self) -> bool {
+        matches!(self, Post::Call { .. } | Post::Tick { .. } | Post::Event { .. })
+    }
+
     /// How many bytes of JSON it carries.
     pub(crate) fn body_len(&self) -> usize {
         match self {
             Post::Call { call, .. } => call.body.len(),
             Post::Event { json: body, .. } | Post::Start { options: body, .. } => body.len(),
             Post::Complete { error, body, .. } => error.len() + body.len(),
-            Post::Tick { .. } | Post::Stop { .. } => 0,
+            Post::Import { state, .. } => state.len(),
+            Post::Tick { .. } | Post::Stop { .. } | Post::Export { .. } => 0,
         }
     }
 
@@ -446,136 +480,11 @@ impl Post {
             Post::Complete { .. } => kind::COMPLETE,
             Post::Start { .. } => kind::START,
             Post::Stop { .. } => kind::STOP,
+            Post::Export { .. } => kind::EXPORT,
+            Post::Import { .. } => kind::IMPORT,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        thread,
-        time::{Duration, Instant},
-    };
-
-    use super::*;
-    use crate::{
-        ids::ConnId,
-        modules::call::{ClientIdentity, OwnedOutcome, Responder},
-    };
-
-    fn mailbox() -> Arc<Mailbox> {
-        Arc::new(Mailbox::new(Arc::new(Calls::new(Arc::new([])))))
-    }
-
-    fn notify() -> Call {
-        let deadline = Instant::now() + Duration::from_secs(15);
-        let client = ClientIdentity { connection: ConnId(1), id: "c-1".into(), user: "admin".to_owned(), level: 1 };
-        let source = Source::Client(Arc::new(client));
-        Call { source, body: Bytes::from_static(b"1"), deadline, responder: None }
-    }
-
-    fn fill(mailbox: &Arc<Mailbox>) {
-        for _ in 0..CAPACITY {
-            mailbox.post(1, notify()).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_full_mailbox_gives_the_call_back_with_the_one_who_waits() {
-        let mailbox = mailbox();
-        fill(&mailbox);
-        let (responder, mut end) = oneshot::channel();
-        let call = Call { responder: Some(Responder::Channel(responder)), ..notify() };
-        let Err(Refused::Full(back)) = mailbox.post(1, call) else { panic!("it is full") };
-        assert_eq!(mailbox.calls().open(), CAPACITY, "the one that came back is not counted");
-        back.responder.unwrap().end(crate::modules::call::Outcome::Failed("busy"));
-        assert_eq!(end.try_recv(), Ok(OwnedOutcome::Failed("busy".to_owned())));
-    }
-
-    #[test]
-    fn what_handlers_wait_for_gets_into_a_full_mailbox_and_into_one_that_drains() {
-        let mailbox = mailbox();
-        fill(&mailbox);
-        mailbox.complete(1, 7, Ok((b"", b"1")));
-        mailbox.drain();
-        mailbox.complete(1, 8, Err(RequestError::Timeout("late".to_owned())));
-        let mut batch = Vec::new();
-        assert!(mailbox.take(&mut batch));
-        let ids: Vec<u64> = batch
-            .iter()
-            .filter_map(|post| if let Post::Complete { id, .. } = post { Some(*id) } else { None })
-            .collect();
-        assert_eq!(ids, [7, 8]);
-        assert!(matches!(mailbox.post(1, notify()), Err(Refused::Closed(_))), "but no calls");
-    }
-
-    #[test]
-    fn a_closed_mailbox_sends_its_thread_away_and_tells_those_who_ordered_a_stop() {
-        let mailbox = mailbox();
-        let mut before = mailbox.stop(1);
-        mailbox.close();
-        let mut after = mailbox.stop(1);
-        assert!(!mailbox.take(&mut Vec::new()));
-        assert!(before.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
-        assert!(after.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
-    }
-
-    #[test]
-    fn a_wake_is_a_turn_without_mail() {
-        let mailbox = mailbox();
-        let sleeper = thread::spawn({
-            let mailbox = mailbox.clone();
-            move || {
-                let mut batch = Vec::new();
-                (mailbox.take(&mut batch), batch.len())
-            }
-        });
-        mailbox.wake();
-        assert_eq!(sleeper.join().unwrap(), (true, 0));
-    }
-
-    #[tokio::test]
-    async fn who_waits_for_space_is_told_when_a_batch_is_taken() {
-        let mailbox = mailbox();
-        fill(&mailbox);
-        let waiter = tokio::spawn({
-            let mailbox = mailbox.clone();
-            async move { mailbox.space().await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiter.is_finished());
-        assert!(mailbox.take(&mut Vec::new()));
-        waiter.await.unwrap();
-        mailbox.post(1, notify()).unwrap();
-    }
-
-    #[test]
-    fn many_senders_lose_nothing_and_wake_the_sleeper() {
-        const EACH: usize = 2_000;
-        let mailbox = mailbox();
-        let taker = thread::spawn({
-            let mailbox = mailbox.clone();
-            move || {
-                let (mut batch, mut taken) = (Vec::new(), 0);
-                while taken < 4 * EACH && mailbox.take(&mut batch) {
-                    taken += batch.drain(..).count();
-                }
-                taken
-            }
-        });
-        let senders: Vec<_> = (0..4)
-            .map(|_| {
-                let mailbox = mailbox.clone();
-                thread::spawn(move || {
-                    for _ in 0..EACH {
-                        while mailbox.post(1, notify()).is_err() {
-                            thread::yield_now();
-                        }
-                    }
-                })
-            })
-            .collect();
-        senders.into_iter().for_each(|sender| sender.join().unwrap());
-        assert_eq!(taker.join().unwrap(), 4 * EACH);
-    }
-}
+mod tests;

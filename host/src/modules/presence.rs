@@ -204,6 +204,8 @@ impl Step {
         let handler = match (self.kind, instance.map(|instance| instance.role)) {
             (kind::START, _) => "start",
             (kind::STOP, _) => "stop",
+            (kind::EXPORT, _) => "exportState",
+            (kind::IMPORT, _) => "importState",
             (kind::CLIENT, _) => "clientHandler",
             (kind::EVENT, _) => "onEvent",
             (kind::MESSAGE | kind::TICK, Some(Role::Monitor)) => "monitorHandler",

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     Config,
     elf::Facts,
+    handover::Outcome,
     preflight::Refused,
     refusal::Refusal,
     settle::ContentHash,
@@ -53,6 +54,8 @@ pub(crate) struct Running {
     manifest: Arc<PluginManifest>,
     facts: Facts,
     schedules: Vec<Option<Schedule>>,
+    /// What it was given of the state of the one before.
+    pub(crate) handover: Option<Outcome>,
 }
 
 /// A generation that did not start, and what is left of it.
@@ -114,6 +117,7 @@ impl Candidate {
                 manifest: self.manifest,
                 facts: self.facts,
                 schedules,
+                handover: None,
             }),
             Err(refused) => {
                 let leftover = end(actor, self.facts, Duration::ZERO, "it was not started").await.err();
@@ -181,6 +185,11 @@ impl Running {
         Offer { owner: owner.clone(), place, mailbox: self.actor.mailbox.clone(), modules: modules.collect() }
     }
 
+    /// The schema version of the state that a module of it hands over, if it does.
+    pub(crate) fn state_of(&self, id: &ModuleId) -> Option<u32> {
+        self.manifest.modules.iter().find(|module| module.id == id.as_str())?.state
+    }
+
     /// Of its package.
     pub(crate) fn version(&self) -> String {
         self.manifest.version.clone()
@@ -197,6 +206,7 @@ impl Running {
             figures: self.actor.mailbox.calls().figures().clone(),
             presence: self.actor.presence.clone(),
             worker: self.actor.worker.clone(),
+            handover: self.handover.clone(),
         }
     }
 

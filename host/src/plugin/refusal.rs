@@ -98,6 +98,11 @@ pub(crate) enum Refusal {
     Quarantined(String),
     #[error("module {module} did not start as {role}: {reason}")]
     NotStarted { module: String, role: String, reason: String },
+    #[error(
+        "module {module} as {role} did not take over the state of generation {generation} (schema {schema}): {reason}; let \
+         it return `Imported::Empty` if it is to start without"
+    )]
+    NotImported { module: String, role: String, schema: u32, generation: u64, reason: String },
     #[error("it could not be created: {0}")]
     NotCreated(String),
     #[error(

@@ -8,7 +8,7 @@ use std::{
 use muster_plugin_api::PluginManifest;
 use serde_json::{Value, json};
 
-use super::{history::History, lifecycle::State, preflight::Refused, settle::ContentHash};
+use super::{handover::Outcome, history::History, lifecycle::State, preflight::Refused, settle::ContentHash};
 use crate::{
     ids::Generation,
     modules::{
@@ -55,6 +55,8 @@ pub(crate) struct Serving {
     pub(crate) presence: Arc<Presence>,
     /// Of a plugin in a process of its own.
     pub(crate) worker: Option<Arc<worker::Figures>>,
+    /// What it was given of the state of the one before.
+    pub(crate) handover: Option<Outcome>,
 }
 
 /// What is kept while its successor is on probation.
@@ -132,6 +134,7 @@ impl Serving {
             "compiler": self.manifest.compiler,
             "modules": modules,
             "loadedAt": seconds(self.since),
+            "handover": self.handover.as_ref().map(Outcome::to_string),
             "calls": count(&self.figures.calls),
             "handled": count(&self.figures.handled),
             "p50Ms": milliseconds(self.figures.latency.quantile(0.5)),

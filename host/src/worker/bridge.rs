@@ -261,7 +261,11 @@ impl Bridge {
                 Post::Call { id, .. } | Post::Tick { id, .. } if !delivered.remove(&id) => {}
                 Post::Call { .. } | Post::Tick { .. } | Post::Event { .. } => again.push(post),
                 // Of the worker that is gone.
-                Post::Complete { .. } | Post::Start { .. } | Post::Stop { .. } => {}
+                Post::Complete { .. }
+                | Post::Start { .. }
+                | Post::Stop { .. }
+                | Post::Export { .. }
+                | Post::Import { .. } => {}
             }
         }
         again.append(&mut self.backlog);
@@ -285,7 +289,13 @@ impl Bridge {
             Post::Event { instance, json } if json.starts_with(br#""masterLost""#) => {
                 self.greetings.remove(instance);
             }
-            Post::Call { .. } | Post::Tick { .. } | Post::Event { .. } | Post::Complete { .. } => {}
+            // A state is out of date by the time that a worker dies: the next one starts without.
+            Post::Call { .. }
+            | Post::Tick { .. }
+            | Post::Event { .. }
+            | Post::Complete { .. }
+            | Post::Export { .. }
+            | Post::Import { .. } => {}
         }
     }
 

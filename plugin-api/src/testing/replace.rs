@@ -4,10 +4,17 @@ use std::time::Duration;
 
 use super::{
     DRAIN, Fleet, Setup,
-    calls::Waiter,
+    calls::{Outcome, Waiter},
     daemon::{Daemon, Source},
+    record::Deed,
+    run::Mail,
 };
-use crate::{event::Event, manifest::Role, message::ModuleError};
+use crate::{
+    abi::kind,
+    event::Event,
+    manifest::{Manifest, Role},
+    message::{Body, ModuleError},
+};
 
 impl Fleet {
     /// Replaces the plugin in every daemon by a new generation of the same code: what `muster plugin reload` does.
@@ -19,21 +26,24 @@ impl Fleet {
     }
 
     /// Replaces the plugin in every daemon by another one (of which only the source counts), such as its next version:
-    /// the new one starts beside the old one, then gets all messages; the old one ends what it has begun, and is stopped and
-    /// dropped. What modules have stored stays.
+    /// the new one starts beside the old one, which ends what it has begun and hands over its state; then the old one is
+    /// stopped and dropped. What modules have stored stays. A state that is not exported or not taken is a line of the
+    /// transcript.
     ///
     /// # Errors
-    /// When the new one does not start. The old one serves on, in those daemons that the new one has not reached.
+    /// When the new one does not start, or fails to import a state. The old one serves on, in those daemons that the new one
+    /// has not reached.
     pub fn replace_by(&mut self, new: Setup) -> Result<(), ModuleError> {
         self.change_to(new.source)
     }
 
     fn change_to(&mut self, source: Source) -> Result<(), ModuleError> {
-        self.source = source;
-        for index in 0..self.daemons.len() {
-            self.change(index)?;
+        let before = std::mem::replace(&mut self.source, source);
+        let changed = (0..self.daemons.len()).try_for_each(|index| self.change(index));
+        if changed.is_err() {
+            self.source = before;
         }
-        Ok(())
+        changed
     }
 
     fn change(&mut self, index: usize) -> Result<(), ModuleError> {
@@ -41,8 +51,10 @@ impl Fleet {
         self.drain(index);
         let modules = self.world().rooms[index].modules.clone();
         let (new, count) = self.created(index)?;
+        let states = self.exported(index);
         let old = std::mem::replace(&mut self.daemons[index], new);
-        if let Err(error) = self.start_instances(index, count) {
+        let handed_over = self.start_instances(index, count).and_then(|()| self.imported(index, states));
+        if let Err(error) = handed_over {
             self.put_back(index, old, modules);
             return Err(error);
         }
@@ -68,6 +80,43 @@ impl Fleet {
             let next = self.timers.next().unwrap_or(until).min(until);
             self.pass_until(next.max(self.now() + Duration::from_millis(1)));
         }
+    }
+
+    /// What the instances of a daemon export: by module, the schema and the state.
+    fn exported(&mut self, index: usize) -> Vec<(String, u32, Body)> {
+        let mut states = Vec::new();
+        for (manifest, number) in self.daemons[index].instances.clone().into_iter().zip(1..) {
+            let Some(schema) = manifest.state else { continue };
+            let mail = Mail { kind: kind::EXPORT, ..Mail::of(Body::ABSENT) };
+            match self.life(index, number, mail) {
+                Outcome::Answered { body, .. } if body.is_absent() => {}
+                Outcome::Answered { body, .. } => states.push((manifest.id, schema, body)),
+                other => self.note(index, number, format!("its state cannot be had: {}", other.reason())),
+            }
+        }
+        states
+    }
+
+    /// Gives the new instances of a daemon what those before them have exported.
+    fn imported(&mut self, index: usize, states: Vec<(String, u32, Body)>) -> Result<(), ModuleError> {
+        for (id, schema, body) in states {
+            let takes = |manifest: &Manifest| manifest.id == id && manifest.state.is_some();
+            let Some(place) = self.daemons[index].instances.iter().position(takes) else { continue };
+            let number = u32::try_from(place + 1).unwrap_or(u32::MAX);
+            let mail = Mail { kind: kind::IMPORT, status: schema, ..Mail::of(body) };
+            match self.life(index, number, mail) {
+                Outcome::Answered { error, .. } if error.is_absent() => {
+                    self.note(index, number, "it starts without the state".to_owned());
+                }
+                Outcome::Answered { .. } => {}
+                other => return Err(format!("module {id} did not take over the state: {}", other.reason()).into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, index: usize, instance: u32, reason: String) {
+        self.world().record(index, instance, Deed::Fail { reason });
     }
 
     fn put_back(&mut self, index: usize, old: Daemon, modules: Vec<String>) {

@@ -158,8 +158,12 @@ impl Fleet {
         let mut mail = Mail { instance: number, left: limit, ..mail };
         if let Some(waiter) = waiter {
             mail.id = self.calls.slot();
-            // A tick is waited for by the schedule alone: it is no request.
-            mail.status = u32::from(mail.kind != kind::TICK);
+            match mail.kind {
+                // The version of a schema is there.
+                kind::IMPORT => {}
+                // A tick is waited for by the schedule alone: it is no request.
+                other => mail.status = u32::from(other != kind::TICK),
+            }
             if mail.kind != kind::TICK {
                 let deadline = self.now() + limit;
                 self.timers.add(deadline, What::Deadline { call: mail.id, limit });

@@ -1,11 +1,48 @@
 //! What people order about a plugin.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
+
+use tokio::sync::oneshot;
 
 use super::Task;
-use crate::plugin::{history::By, orders::Action, refusal::Refusal};
+use crate::plugin::{control::Change, history::By, orders::Action, refusal::Refusal, status::FileStatus};
 
 impl Task {
+    /// Does what an administrator says. It was written down before.
+    pub(super) fn order(
+        &mut self,
+        file: &Arc<str>,
+        change: Change,
+        done: oneshot::Sender<Option<FileStatus>>,
+        directory: &Path,
+    ) {
+        // A file that has just been installed is there from now on.
+        self.look(directory);
+        if let Some(slot) = self.slots.get_mut(file) {
+            let order = match change {
+                Change::Look => None,
+                Change::Reload => {
+                    slot.life.reload();
+                    None
+                }
+                Change::Enable => {
+                    slot.life.enable();
+                    None
+                }
+                Change::Disable => slot.life.disable(),
+                Change::Forget => {
+                    slot.removed = true;
+                    None
+                }
+            };
+            slot.waiting.push(done);
+            if order.is_some() {
+                self.unload(file, "it was disabled");
+            }
+            self.look(directory);
+        }
+    }
+
     /// Does it; says what was done, or why it cannot be.
     pub(super) fn obey(&mut self, action: Action, name: &str) -> Result<String, String> {
         let known = self.slots.keys().find(|file| file.strip_suffix(".so") == Some(name) || &***file == name).cloned();

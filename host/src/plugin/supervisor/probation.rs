@@ -26,10 +26,11 @@ impl Task {
     pub(super) fn keep_warm(&mut self, file: &Arc<str>, old: Running) {
         self.end_probation(file, "it was replaced twice before it answered");
         let (probation, drain) = (self.shared.config.probation, self.shared.config.drain);
-        // A generation that hangs is nothing to go back to.
-        let Some(slot) =
-            self.slots.get_mut(file).filter(|_| !probation.is_zero() && old.actor.mailbox.hang().is_none())
-        else {
+        // A generation that hangs is nothing to go back to; nor is one that has just been in a callback for as long as
+        // its export may take.
+        let stuck = old.actor.presence.in_step_for().is_some_and(|time| time >= self.shared.config.handover);
+        let hangs = stuck || old.actor.mailbox.hang().is_some();
+        let Some(slot) = self.slots.get_mut(file).filter(|_| !probation.is_zero() && !hangs) else {
             return self.end(file, old, drain, "it was replaced before it answered");
         };
         // Whoever still holds the old route is sent to the new one.
@@ -52,7 +53,7 @@ impl Task {
         let limits = self.shared.config.rollback;
         let mut passed = Vec::new();
         let mut failed = Vec::new();
-        for (file, slot) in &mut self.slots {
+        for (file, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.heir.is_none()) {
             let (Some(warm), Some(running)) = (&mut slot.warm, &slot.running) else { continue };
             if warm.drained.is_some_and(|at| at <= now) {
                 warm.drained = None;
@@ -85,6 +86,9 @@ impl Task {
             "there is no older generation to go back to: one is kept for plugins.probation after a reload".to_owned()
         };
         let slot = self.slots.get_mut(file).ok_or_else(nothing)?;
+        if slot.heir.is_some() {
+            return Err("another generation is about to serve: try again when it does".to_owned());
+        }
         let warm = slot.warm.take().ok_or_else(nothing)?;
         let mailbox = warm.running.actor.mailbox.clone();
         mailbox.reopen();
