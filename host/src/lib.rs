@@ -22,6 +22,7 @@ mod plugin;
 mod program;
 mod roles;
 mod rpc;
+pub mod sandbox;
 mod session;
 mod store;
 mod values;

@@ -17,7 +17,7 @@ pub fn manifest(name: &str, version: &str, panic: &str, exports: &[Export]) -> R
     let described = fence(|| PluginManifest {
         name: name.to_owned(),
         version: version.to_owned(),
-        api: env!("CARGO_PKG_VERSION").to_owned(),
+        api: crate::VERSION.to_owned(),
         compiler: env!("MUSTER_RUSTC").to_owned(),
         panic: panic.to_owned(),
         modules: exports.iter().map(|export| (export.manifest)()).collect(),

@@ -84,19 +84,30 @@ mod agent;
 mod app;
 mod event;
 mod export;
+#[cfg(feature = "loader")]
+pub mod loader;
 mod manifest;
 mod message;
 mod module;
 mod rpc;
 mod runtime;
+mod schedule;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+/// The version of this crate: of the interface that a plugin was built with, or that a host has.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub use agent::{Agent, Level, MasterAgent, MonitorAgent, ServerAddress};
 pub use app::{App, Figures, Info};
 pub use event::{Event, Server};
-pub use manifest::{Commands, Manifest, PluginManifest, Role, Schedule, ScheduleKind};
-pub use message::{Answer, Body, HandlerResult, ModuleError, RequestError};
+pub use manifest::{Commands, Manifest, PluginManifest, Role};
+pub use message::{Answer, Body, HandlerResult, Json, ModuleError, RequestError};
 pub use module::{Caller, ClientCall, Context, Imported, Input, Message, Module, Options, Peer, State};
 pub use rpc::{Callee, RpcTarget};
+pub use schedule::{Pace, Schedule, ScheduleKind};
+/// For `#[derive(Deserialize)] #[serde(crate = "muster_plugin_api::serde")]`, so that a plugin needs no other dependency.
+pub use serde;
 pub use serde_json;
 
 #[doc(hidden)]

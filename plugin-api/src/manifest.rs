@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::Schedule;
+
 /// Where an instance of a module runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -12,48 +14,6 @@ pub enum Role {
     Master,
     /// In a monitor: `monitor_handler` is called.
     Monitor,
-}
-
-/// Which side a schedule ticks on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScheduleKind {
-    /// The master's instance gets the tick and asks the monitors.
-    #[default]
-    Pull,
-    /// Each monitor's instance gets the tick and reports.
-    Push,
-}
-
-/// When a module is called without a message. Options of the same names (`type`, `interval`, `delay`) override it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Schedule {
-    /// Which side ticks.
-    #[serde(rename = "type")]
-    pub kind: ScheduleKind,
-    /// Seconds from tick to tick, rounded up to whole seconds; a negative one is 1; 0 is no schedule.
-    pub interval: f64,
-    /// Seconds before the first tick; a negative one is 0.
-    #[serde(default)]
-    pub delay: f64,
-}
-
-impl Schedule {
-    /// The master asks every `seconds`.
-    pub fn pull(seconds: f64) -> Schedule {
-        Schedule { kind: ScheduleKind::Pull, interval: seconds, delay: 0.0 }
-    }
-
-    /// Each monitor reports every `seconds`.
-    pub fn push(seconds: f64) -> Schedule {
-        Schedule { kind: ScheduleKind::Push, ..Schedule::pull(seconds) }
-    }
-
-    /// The first tick comes `seconds` after the start.
-    #[must_use]
-    pub fn delayed(self, seconds: f64) -> Schedule {
-        Schedule { delay: seconds, ..self }
-    }
 }
 
 /// What a module says of itself before it runs. Read once, without creating an instance.

@@ -124,6 +124,39 @@ impl<'de> Deserialize<'de> for Body {
     }
 }
 
+/// A value where a body is expected: `agent.notify("load", Json(&report))`, `Answer::ok(Json(rows))`; and a body as a value:
+/// `let Json(ask): Json<Ask> = (&call.body).try_into()?`, which is `call.body.parse()` where a type names what is expected.
+///
+/// # Panics
+/// Becoming a body panics when the value cannot be expressed in JSON (a map whose keys are no strings, say): the type is at
+/// fault, and the call ends with an error. [`Body::of`] returns that error instead.
+///
+/// ```
+/// use muster_plugin_api::{Body, Json};
+///
+/// let body: Body = Json(("chat-1", 7)).into();
+/// assert_eq!(body.as_str(), r#"["chat-1",7]"#);
+/// let Json((id, n)): Json<(String, u32)> = (&body).try_into()?;
+/// assert_eq!((id.as_str(), n), ("chat-1", 7));
+/// # Ok::<(), muster_plugin_api::ModuleError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> From<Json<T>> for Body {
+    fn from(Json(value): Json<T>) -> Body {
+        Body::of(&value).unwrap_or_else(|error| panic!("a value cannot be expressed in JSON: {error}"))
+    }
+}
+
+impl<T: DeserializeOwned> TryFrom<&Body> for Json<T> {
+    type Error = ModuleError;
+
+    fn try_from(body: &Body) -> Result<Json<T>, ModuleError> {
+        body.parse().map(Json)
+    }
+}
+
 /// What a handler answers: an error slot and a body, each of which may be absent, or silence.
 ///
 /// The original's modules choose the slot themselves and some put *results* into the error slot; so both are free here.
@@ -189,7 +222,7 @@ impl Answer {
 
 /// Why a handler failed. Sent in the error slot as `{"message": …, "stack": …}`, the original's form of an `Error`.
 ///
-/// Anything that displays converts with `?`.
+/// Texts and the errors of std and serde convert with `?`; any other that displays with `.map_err(ModuleError::of)?`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModuleError {
     message: String,
@@ -207,6 +240,11 @@ impl ModuleError {
     /// An error with this message.
     pub fn new(message: impl Into<String>) -> ModuleError {
         ModuleError { message: message.into(), kind: Kind::Failed }
+    }
+
+    /// Any error that displays: `.map_err(ModuleError::of)?`.
+    pub fn of(error: impl fmt::Display) -> ModuleError {
+        ModuleError::new(error.to_string())
     }
 
     /// What went wrong.
@@ -237,10 +275,33 @@ impl fmt::Display for ModuleError {
 
 impl std::error::Error for ModuleError {}
 
-impl From<serde_json::Error> for ModuleError {
-    fn from(error: serde_json::Error) -> ModuleError {
-        ModuleError::new(error.to_string())
-    }
+/// A blanket conversion would exclude texts, which are the most frequent error.
+macro_rules! from_errors {
+    ($($error:ty),+ $(,)?) => {
+        $(impl From<$error> for ModuleError {
+            fn from(error: $error) -> ModuleError {
+                ModuleError::of(error)
+            }
+        })+
+    };
+}
+
+from_errors! {
+    serde_json::Error,
+    RequestError,
+    std::io::Error,
+    std::fmt::Error,
+    std::num::ParseIntError,
+    std::num::ParseFloatError,
+    std::num::TryFromIntError,
+    std::str::ParseBoolError,
+    std::str::Utf8Error,
+    std::string::FromUtf8Error,
+    std::net::AddrParseError,
+    std::time::SystemTimeError,
+    std::env::VarError,
+    Box<dyn std::error::Error>,
+    Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl From<String> for ModuleError {
@@ -252,12 +313,6 @@ impl From<String> for ModuleError {
 impl From<&str> for ModuleError {
     fn from(message: &str) -> ModuleError {
         ModuleError::new(message)
-    }
-}
-
-impl From<RequestError> for ModuleError {
-    fn from(error: RequestError) -> ModuleError {
-        ModuleError::new(error.to_string())
     }
 }
 

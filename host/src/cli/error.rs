@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::{client::ClientError, config::Faults, daemon::DaemonError, demo::DemoError, log::NoAudit};
+use super::plugin::{NewError, Unfit};
+use crate::{client::ClientError, config::Faults, daemon::DaemonError, log::NoAudit, sandbox::SandboxError};
 
 /// Why a command did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -14,11 +15,15 @@ pub(super) enum CliError {
     #[error(transparent)]
     Log(#[from] NoAudit),
     #[error(transparent)]
-    Demo(#[from] DemoError),
+    Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("the runtime cannot be started")]
     Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    New(#[from] NewError),
+    #[error(transparent)]
+    Unfit(Box<Unfit>),
     /// The module answered with an error: its words.
     #[error("{module} answers: {text}")]
     Refused { module: String, text: String },
@@ -48,8 +53,10 @@ impl CliError {
             CliError::Client(ClientError::Disconnected | ClientError::Body(_))
             | CliError::Daemon(_)
             | CliError::Log(_)
-            | CliError::Demo(_)
+            | CliError::Sandbox(_)
             | CliError::Runtime(_)
+            | CliError::New(_)
+            | CliError::Unfit(_)
             | CliError::Refused { .. }
             | CliError::NoModule(_)
             | CliError::Plugin { .. }
@@ -85,8 +92,10 @@ impl CliError {
             CliError::NotSettled { .. } => "`muster plugin list` shows how it goes on",
             CliError::Daemon(_)
             | CliError::Log(_)
-            | CliError::Demo(_)
+            | CliError::Sandbox(_)
             | CliError::Runtime(_)
+            | CliError::New(_)
+            | CliError::Unfit(_)
             | CliError::Refused { .. }
             | CliError::Plugin { .. }
             | CliError::File { .. } => return None,
@@ -98,6 +107,7 @@ impl CliError {
     pub(super) fn as_json(&self) -> Option<String> {
         match self {
             CliError::Client(ClientError::RefusedLogin { text }) => Some(json!({ "login": text }).to_string()),
+            CliError::Unfit(unfit) => Some(unfit.report.to_string()),
             _ => None,
         }
     }

@@ -16,6 +16,11 @@ use super::{
 };
 
 mod change;
+mod check;
+mod new;
+
+pub(super) use check::Unfit;
+pub(super) use new::NewError;
 
 /// The module that is asked.
 pub(super) const MODULE: &str = "__plugins__";
@@ -23,6 +28,10 @@ pub(super) const MODULE: &str = "__plugins__";
 /// What can be done with plugins.
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
+    /// Write a crate for a plugin of your own, which builds and passes its tests at once
+    New(new::New),
+    /// Vet a file as daemons do, and show what is in it; exit code 1 if it would not be loaded
+    Check(check::Check),
     /// List the plugin files, what became of each, and what could not be unloaded
     List(Asking),
     /// Put a file into the plugin directory, and wait until it is served or refused
@@ -92,6 +101,8 @@ pub(super) struct OnePlugin {
 impl PluginCommand {
     pub(super) fn output(&self) -> Output {
         match self {
+            PluginCommand::New(_) => Output::Table,
+            PluginCommand::Check(check) => check.output,
             PluginCommand::List(asking) => asking.output,
             PluginCommand::Install { ordering, .. }
             | PluginCommand::Reload(Order { ordering, .. })
@@ -109,6 +120,8 @@ impl PluginCommand {
 
 pub(super) async fn run(command: PluginCommand) -> Result<String, CliError> {
     match command {
+        PluginCommand::New(new) => new.run(),
+        PluginCommand::Check(check) => check.run().await,
         PluginCommand::List(asking) => list(asking).await,
         PluginCommand::Install { file, name, plugins, ordering } => {
             change::install(file, name, plugins, &ordering).await

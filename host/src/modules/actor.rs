@@ -15,6 +15,7 @@ use bytes::Bytes;
 use muster_plugin_api::{
     Role,
     abi::{HostApi_TO, HostObj, Mail, PluginObj},
+    loader::{Library, Mapped},
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -29,10 +30,7 @@ use super::{
 use crate::{
     batch,
     ids::{Generation, ModuleId},
-    plugin::{
-        library::{Library, Mapped},
-        unload::{Bystanders, HostThread, STACK},
-    },
+    plugin::unload::{Bystanders, HostThread, STACK},
     worker::{self, bridge},
 };
 

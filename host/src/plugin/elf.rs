@@ -111,6 +111,23 @@ fn facts(header: &FileHeader64<Endianness>, endian: Endianness, file: &[u8]) -> 
     Ok(facts)
 }
 
+/// The symbols that a library offers to others.
+pub(crate) fn exports(file: &[u8]) -> Vec<String> {
+    let read = || -> object::Result<Vec<String>> {
+        let header = FileHeader64::<Endianness>::parse(file)?;
+        let endian = header.endian()?;
+        let symbols = header.sections(endian, file)?.symbols(endian, file, elf::SHT_DYNSYM)?;
+        let offered = symbols.iter().filter(|symbol| {
+            !symbol.is_undefined(endian)
+                && matches!(symbol.st_bind(), elf::STB_GLOBAL | elf::STB_WEAK | elf::STB_GNU_UNIQUE)
+        });
+        let name =
+            |symbol: &elf::Sym64<Endianness>| symbol.name(endian, symbols.strings()).map(String::from_utf8_lossy);
+        offered.map(|symbol| Ok(name(symbol)?.into_owned())).collect()
+    };
+    read().unwrap_or_default()
+}
+
 fn machine_name(machine: u16) -> String {
     match machine {
         elf::EM_386 => "32-bit x86".to_owned(),

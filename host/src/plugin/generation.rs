@@ -24,7 +24,6 @@ use crate::{
     modules::{
         Modules, Offer,
         actor::{Actor, Instance, Place, options_json, role_name},
-        schedule,
     },
     worker::Plan,
 };
@@ -83,7 +82,7 @@ impl Candidate {
         let schedules = instances
             .iter()
             .zip(&options)
-            .map(|(instance, options)| schedule::effective(self.described(&instance.module)?.schedule, options))
+            .map(|(instance, options)| Schedule::effective(self.described(&instance.module)?.schedule, options))
             .collect();
         let place = (config.isolation)(&self.stem).map_or(Place::Thread, |limits| {
             Place::Process(Plan {

@@ -13,14 +13,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use muster_plugin_api::loader::{self, Mapped};
 use procfs::process::{MMPermissions, MMapPath, Process};
 use tokio::sync::oneshot;
 
-use super::{
-    elf::Facts,
-    library::{self, Mapped},
-    recorder::Plate,
-};
+use super::{elf::Facts, recorder::Plate};
 use crate::{
     ids::Generation,
     modules::actor::{Actor, Left},
@@ -188,7 +185,7 @@ impl Leftover {
                 return Err(self.because(format!("the loader cannot close it ({error})")));
             }
         }
-        let loaded = library::is_loaded(&self.path);
+        let loaded = loader::is_loaded(&self.path);
         let bytes = mapped_bytes(&self.path);
         if loaded || bytes > 0 {
             let reason = if self.facts.nodelete {

@@ -18,14 +18,16 @@ use abi_stable::{
     sabi_trait::TD_Opaque,
     std_types::{RArc, RSlice, RStr, RVec},
 };
-use muster_plugin_api::abi::{HostApi, HostApi_TO, Mail, PluginObj, tell};
+use muster_plugin_api::{
+    abi::{HostApi, HostApi_TO, Mail, PluginObj, tell},
+    loader::Library,
+};
 use rustix::process::{Resource, Rlimit, Signal};
 
 use super::{
     Limits,
     frame::{Incoming, Parcel, ToHost, ToWorker},
 };
-use crate::plugin::library::Library;
 
 /// How long the daemon may take to answer a tell or query; it takes microseconds. One that is stopped takes longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);

@@ -2,21 +2,16 @@
 
 use std::{collections::BTreeSet, fs::File, io::Write, os::fd::AsFd, path::Path};
 
-use abi_stable::{
-    StableAbi,
-    abi_stability::abi_checking::{AbiInstability, AbiInstabilityErrors, check_layout_compatibility},
-    library::{LibHeader, RootModule},
-    type_layout::TLFieldOrFunction,
+use abi_stable::library::{LibHeader, RootModule};
+use muster_plugin_api::{
+    PluginManifest,
+    abi::PluginRootRef,
+    loader::{self, Difference, HeaderError, Unchecked},
 };
-use muster_plugin_api::{PluginManifest, abi::PluginRootRef};
 use rustix::process::{Resource, Rlimit, Signal};
 
 use super::{Checked, Refused};
-use crate::plugin::{
-    elf,
-    library::{HeaderError, Unchecked},
-    refusal::Refusal,
-};
+use crate::plugin::{elf, refusal::Refusal};
 
 /// Address space of the child: the program, the candidate, and room for a constructor that fills a table.
 const ADDRESS_SPACE: u64 = 2 * 1024 * 1024 * 1024;
@@ -88,71 +83,21 @@ fn loader_refusal(text: &str, path: &Path) -> Refusal {
     }
 }
 
-/// Compares the layouts. The checker is one-sided, a host with one more function would refuse every older plugin; that
-/// either is a prefix of the other is just as sound, since missing fields are noticed when they are used.
 fn compare(header: &'static LibHeader) -> Result<(), Refused> {
-    let host = <PluginRootRef as StableAbi>::LAYOUT;
-    let found = header.version_strings().version.as_str().to_owned();
-    let Some(plugin) = header.layout() else {
-        return Err(Refusal::Manifest("it was built without a description of its layout".to_owned()).into());
+    let Difference { place, difference, details } = match loader::compare(header) {
+        Ok(()) => return Ok(()),
+        Err(None) => {
+            return Err(Refusal::Manifest("it was built without a description of its layout".to_owned()).into());
+        }
+        Err(Some(difference)) => difference,
     };
-    let Err(error) = check_layout_compatibility(host, plugin) else { return Ok(()) };
-    let Err(reverse) = check_layout_compatibility(plugin, host) else { return Ok(()) };
-    // The one with fewer complaints is nearer to the difference that matters.
-    let nearest = if reverse.errors.len() < error.errors.len() { &reverse } else { &error };
-    let (place, difference) = first_difference(nearest);
+    let found = header.version_strings().version.as_str().to_owned();
     let refusal = Refusal::Layout { place, difference, expected: host_version().to_owned(), found };
-    Err(Refused { refusal, details: Some(error.to_string()) })
+    Err(Refused { refusal, details: Some(details) })
 }
 
 fn host_version() -> &'static str {
     <PluginRootRef as RootModule>::VERSION_STRINGS.version.as_str()
-}
-
-fn first_difference(errors: &AbiInstabilityErrors) -> (String, String) {
-    let Some(first) = errors.errors.iter().filter(|error| !error.errs.is_empty()).min_by_key(|error| error.index)
-    else {
-        return ("an unknown place".to_owned(), "an unknown difference".to_owned());
-    };
-    let mut place: Vec<&str> = vec!["PluginRoot"];
-    for step in &first.stack_trace {
-        let name = match step.expected {
-            TLFieldOrFunction::Field(field) => field.name(),
-            TLFieldOrFunction::Function(function) => function.name.as_str(),
-        };
-        match name {
-            // Of a reference, and of a function that is a field, which has been named by then.
-            "" | "0" => {}
-            "__returns" => place.push("its result"),
-            name if place.last() == Some(&name) => {}
-            name => place.push(name),
-        }
-    }
-    let difference = match first.errs.iter().next() {
-        Some(AbiInstability::Name(pair)) => {
-            format!("type {} expected, {} found", pair.expected.name(), pair.found.name())
-        }
-        Some(AbiInstability::Package(pair)) => {
-            format!("a type of package {} expected, of {} found", pair.expected, pair.found)
-        }
-        Some(AbiInstability::PackageVersion(pair)) => {
-            format!("package version {} expected, {} found", pair.expected, pair.found)
-        }
-        Some(AbiInstability::FieldCountMismatch(pair)) => {
-            format!("{} fields expected, {} found", pair.expected, pair.found)
-        }
-        Some(AbiInstability::UnexpectedField(pair)) => {
-            format!("field {} expected, {} found", pair.expected.name(), pair.found.name())
-        }
-        Some(AbiInstability::Size(pair)) => format!("size {} expected, {} found", pair.expected, pair.found),
-        Some(AbiInstability::Alignment(pair)) => format!("alignment {} expected, {} found", pair.expected, pair.found),
-        Some(other) => {
-            let debug = format!("{other:?}");
-            debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
-        }
-        None => "an unknown difference".to_owned(),
-    };
-    (place.join(" → "), difference)
 }
 
 fn examine(manifest: &PluginManifest) -> Result<(), Refusal> {

@@ -1,37 +1,42 @@
-//! Opens and closes libraries: what cannot be done without `unsafe`, and nothing else.
+//! For hosts (feature `loader`): opens and closes libraries, what cannot be done without `unsafe` and nothing else.
 //!
-//! The layout of the root module is *not* checked here. `abi_stable`'s checker keeps references into every library it
-//! has seen, so a check followed by a close leads to a crash at the next check. The preflight child checks, and what it
-//! checked is the very file that is opened here afterwards.
+//! Opening does *not* check the layout of the root module. `abi_stable`'s checker keeps references into every library it
+//! has seen, so a check followed by a close leads to a crash at the next check. A process that never closes checks with
+//! [`compare`] (the host's preflight child, and tests); what it checked is the very file that the host opens afterwards.
 #![expect(unsafe_code, reason = "loading a library runs its code and trusts its symbols")]
 
 use std::{fmt, path::Path};
 
+use crate::abi::{HostObj, PluginObj, PluginRootRef};
 use abi_stable::library::{AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use libloading::os::unix::{Library as RawLibrary, RTLD_LOCAL, RTLD_NOW};
-use muster_plugin_api::abi::{HostObj, PluginObj, PluginRootRef};
+
+mod layout;
+
+pub use layout::{Difference, compare};
 
 /// `RTLD_NOLOAD`: libloading has no name for it.
 const RTLD_NOLOAD: std::ffi::c_int = 4;
 
 /// An open library with the interface that its header promises. Dropping it keeps it mapped; see [`Library::retire`].
-pub(crate) struct Library {
+pub struct Library {
     mapped: Mapped,
     root: PluginRootRef,
 }
 
 /// An open library that nobody calls any more: knows no address in it. Dropping it keeps it mapped; see [`Mapped::close`].
 #[derive(Debug)]
-pub(crate) struct Mapped(Option<RawLibrary>);
+pub struct Mapped(Option<RawLibrary>);
 
 /// A library that is open, and of which nothing is known yet.
-pub(crate) struct Unchecked {
+#[derive(Debug)]
+pub struct Unchecked {
     raw: RawLibrary,
 }
 
 /// Why a library has no usable header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum HeaderError {
+pub enum HeaderError {
     /// It does not export the symbol by which plugins are found.
     NoSymbol,
     /// What stands there is not a header of the version of `abi_stable` used here.
@@ -45,7 +50,7 @@ impl Unchecked {
     ///
     /// # Errors
     /// The loader's text.
-    pub(crate) fn open(path: &Path) -> Result<Unchecked, String> {
+    pub fn open(path: &Path) -> Result<Unchecked, String> {
         // SAFETY: constructors are foreign code, which nothing can prove harmless: that is what plugins are. In the
         // daemon this file has been opened by the preflight child before; in the child it may do what it likes.
         let raw = unsafe { RawLibrary::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| text_of(&error))?;
@@ -56,7 +61,7 @@ impl Unchecked {
     ///
     /// # Errors
     /// When there is none, or none that can be used.
-    pub(crate) fn header(&self) -> Result<&'static LibHeader, HeaderError> {
+    pub fn header(&self) -> Result<&'static LibHeader, HeaderError> {
         // SAFETY: the symbol is only ever exported as a static of this kind, with the name saying so. A library that
         // lies about it does so in the preflight child first, since `upgrade` looks at the magic.
         let header = *unsafe { self.raw.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) }
@@ -71,7 +76,7 @@ impl Unchecked {
     ///
     /// # Errors
     /// When the library's own initialisation fails.
-    pub(crate) fn trust(self, header: &'static LibHeader) -> Result<Library, String> {
+    pub fn trust(self, header: &'static LibHeader) -> Result<Library, String> {
         // SAFETY: the layout of this very file was compared with ours before, see the module's documentation.
         let root = unsafe { header.unchecked_layout::<PluginRootRef>() }.map_err(|error| error.to_string())?;
         Ok(Library { mapped: Mapped(Some(self.raw)), root })
@@ -85,14 +90,14 @@ impl Library {
     ///
     /// # Errors
     /// A sentence.
-    pub(crate) fn open(path: &Path) -> Result<Library, String> {
+    pub fn open(path: &Path) -> Result<Library, String> {
         let library = Unchecked::open(path)?;
         let header = library.header().map_err(|error| error.to_string())?;
         library.trust(header)
     }
 
     /// The manifest as the library gives it: JSON, one hopes.
-    pub(crate) fn manifest(&self) -> String {
+    pub fn manifest(&self) -> String {
         // Copied: the text is freed by the library.
         self.root.manifest()().as_str().to_owned()
     }
@@ -101,12 +106,12 @@ impl Library {
     ///
     /// # Errors
     /// The plugin's own words.
-    pub(crate) fn create(&self, host: HostObj) -> Result<PluginObj, String> {
+    pub fn create(&self, host: HostObj) -> Result<PluginObj, String> {
         self.root.create()(host).into_result().map_err(|error| error.as_str().to_owned())
     }
 
     /// Forgets the interface.
-    pub(crate) fn retire(self) -> Mapped {
+    pub fn retire(self) -> Mapped {
         self.mapped
     }
 }
@@ -120,7 +125,7 @@ impl Mapped {
     ///
     /// # Errors
     /// The loader's text.
-    pub(crate) fn close(mut self) -> Result<(), String> {
+    pub fn close(mut self) -> Result<(), String> {
         self.0.take().map_or(Ok(()), |raw| raw.close().map_err(|error| text_of(&error)))
     }
 }
@@ -144,7 +149,7 @@ fn text_of(error: &libloading::Error) -> String {
 }
 
 /// Whether the loader still has this file in its list.
-pub(crate) fn is_loaded(path: &Path) -> bool {
+pub fn is_loaded(path: &Path) -> bool {
     // SAFETY: `RTLD_NOLOAD` runs no constructor, it only takes a reference to what is there already. The handle is
     // dropped at once, which gives the reference back.
     unsafe { RawLibrary::open(Some(path), RTLD_NOW | RTLD_NOLOAD) }.is_ok()

@@ -1,0 +1,115 @@
+//! `muster plugin check`: what a daemon would say to a file, without a daemon.
+
+use std::{fmt, path::PathBuf};
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    cli::{CliError, ask::Output, render},
+    plugin::{
+        Checker,
+        survey::{self, Survey},
+    },
+};
+
+/// Arguments of `muster plugin check`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Check {
+    /// The library
+    file: PathBuf,
+    /// Also show everything that is known about a difference of interfaces
+    #[arg(long)]
+    verbose: bool,
+    /// How to show what was found
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(super) output: Output,
+}
+
+/// Why a daemon would not load a file.
+#[derive(Debug)]
+pub(in crate::cli) struct Unfit {
+    file: PathBuf,
+    reason: String,
+    details: Option<String>,
+    /// Everything that was found, for programs.
+    pub(in crate::cli) report: Value,
+}
+
+impl Check {
+    /// Vets the file, and shows what is in it.
+    pub(super) async fn run(self) -> Result<String, CliError> {
+        let Check { file, verbose, output } = self;
+        let surveyed = Survey::of(&file, &Checker::default()).await;
+        let unfit = |reason: String, details: Option<String>, report: Value| {
+            let details = details.filter(|_| verbose);
+            CliError::Unfit(Unfit { file: file.clone(), reason, details, report }.into())
+        };
+        let survey = match surveyed {
+            Ok(survey) => survey,
+            Err(refusal) => {
+                let report = serde_json::json!({ "file": file, "loadable": false, "reason": refusal.to_string() });
+                return Err(unfit(refusal.to_string(), None, report));
+            }
+        };
+        let report = survey.to_json(&file);
+        match (&survey.verdict, output) {
+            (Err(refused), _) => Err(unfit(refused.refusal.to_string(), refused.details.clone(), report)),
+            (Ok(_), Output::Json) => Ok(report.to_string()),
+            (Ok(_), Output::Table) => Ok(described(&survey)),
+        }
+    }
+}
+
+/// A plugin that is loaded, for people.
+fn described(survey: &Survey) -> String {
+    let Ok(plugin) = &survey.verdict else { return String::new() };
+    let or_nothing = |items: &[String]| if items.is_empty() { render::NOTHING.to_owned() } else { items.join(", ") };
+    let needed = survey.facts.as_ref().map(|facts| or_nothing(&facts.needed)).unwrap_or_default();
+    let rows = [
+        ("plugin", format!("{} {}", plugin.name, plugin.version)),
+        ("interface", format!("muster-plugin-api {}, of which this host has {}", plugin.api, survey::host_version())),
+        ("compiler", plugin.compiler.clone()),
+        ("size", format!("{} bytes", survey.size)),
+        ("sha256", survey.hash.to_string()),
+        ("needs", needed),
+        ("exports", or_nothing(&survey.exports)),
+    ];
+    let mut text = render::table(&["", ""], rows.into_iter().map(|(title, text)| vec![title.to_owned(), text]));
+    text = text.trim_start().to_owned();
+    let header = ["MODULE", "VERSION", "ROLES", "SCHEDULE", "DEADLINE", "ALIASES", "NEEDS"];
+    let modules = plugin.modules.iter().map(|module| {
+        let roles: Vec<String> = module.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+        let deadline = module.deadline_ms.map(|ms| format!("{:?}", std::time::Duration::from_millis(ms)));
+        vec![
+            module.id.clone(),
+            module.version.clone(),
+            roles.join(","),
+            survey::schedule(module).unwrap_or_else(|| render::NOTHING.to_owned()),
+            deadline.unwrap_or_else(|| render::NOTHING.to_owned()),
+            or_nothing(&module.aliases),
+            or_nothing(&module.needs),
+        ]
+    });
+    text.push_str(&format!("\n\n{}\n", render::table(&header, modules)));
+    for concern in &survey.concerns {
+        text.push_str(&format!("\nwarning: {concern}"));
+    }
+    text.push_str(match survey.concerns.is_empty() {
+        true => "\nA daemon loads it, and nothing was found that would keep it in memory afterwards.",
+        false => "\nA daemon loads it.",
+    });
+    text
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} would not be loaded: {}", self.file.display(), self.reason)?;
+        match &self.details {
+            Some(details) => write!(f, "\n{details}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Unfit {}
