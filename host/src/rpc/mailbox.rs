@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     link::{Beat, Incoming, Keepalive, Link, LinkError, LinkReader, LinkWriter, backoff::Backoff},
-    wire::{Topic, frame::Frame, packet},
+    wire::{Topic, frame, packet},
 };
 
 /// Time to open a socket: that of the original's mailbox.
@@ -302,11 +302,12 @@ impl Serving<'_> {
     }
 
     fn publish(&mut self, payload: &[&[u8]]) {
-        let mut frame = Frame::new(Topic::Rpc, payload.iter().map(|part| part.len()).sum());
-        for part in payload {
-            frame.put(part);
-        }
-        self.writer.push(frame.finish());
+        let size = payload.iter().map(|part| part.len()).sum();
+        self.writer.push(frame::alone(Topic::Rpc, size, |frame| {
+            for part in payload {
+                frame.put(part);
+            }
+        }));
     }
 
     /// Ends the calls that a message answers. Answers that nobody waits for (any more) are dropped.

@@ -13,7 +13,7 @@ use tokio::{
 use super::{Call, Config, Rpc, message::Response};
 use crate::wire::{
     Topic,
-    frame::Frame,
+    frame,
     packet::{self, Packet},
 };
 
@@ -93,9 +93,8 @@ impl Server {
     }
 
     async fn send(&mut self, payload: &str) {
-        let mut frame = Frame::new(Topic::Rpc, payload.len());
-        frame.put(payload.as_bytes());
-        self.socket.write_all(&frame.finish()).await.unwrap();
+        let frame = frame::alone(Topic::Rpc, payload.len(), |frame| drop(frame.put(payload.as_bytes())));
+        self.socket.write_all(&frame).await.unwrap();
     }
 }
 
