@@ -191,6 +191,11 @@ impl Running {
         self.manifest.modules.iter().find(|module| module.id == id.as_str())?.state
     }
 
+    /// What the library says of itself.
+    pub(crate) fn manifest(&self) -> Arc<PluginManifest> {
+        self.manifest.clone()
+    }
+
     /// Of its package.
     pub(crate) fn version(&self) -> String {
         self.manifest.version.clone()

@@ -46,6 +46,10 @@ impl Task {
             slot.life.abandoned();
             return remove_copy(&candidate.path);
         }
+        if let Some(refusal) = slot.pinned_to_another(candidate.hash) {
+            remove_copy(&candidate.path);
+            return self.refuse(file, candidate.hash, refusal.into());
+        }
         let roles = self.shared.config.roles.iter().map(|(role, _)| *role);
         // Known before anything runs; at the start, the faster one of two is not always the one that is to have the id.
         if !slot.first
@@ -95,6 +99,11 @@ impl Task {
         };
         let Some(slot) = self.slots.get_mut(file) else { return };
         let place = slot.place;
+        // Ordered while it was being started.
+        if let Some(refusal) = slot.pinned_to_another(hash) {
+            self.end(file, running, Duration::ZERO, "another content is pinned");
+            return self.refuse(file, hash, refusal.into());
+        }
         if slot.life.is_disabled() {
             slot.life.abandoned();
             return self.end(file, running, Duration::ZERO, "it was disabled");
@@ -133,8 +142,6 @@ impl Task {
         let (hash, generation) = (running.hash, running.actor.generation);
         let handover = running.handover.as_ref().map(Outcome::to_string);
         slot.life.started(hash);
-        let (shared, manifest) = (self.shared.clone(), running.status().manifest);
-        self.steps.spawn(async move { shared.config.trust.ran(&manifest).await });
         self.shared.clone().watch_worker(&mut self.steps, file, &running);
         let old = slot.running.replace(running);
         let from = old.as_ref().map(|old| old.actor.generation);
@@ -146,6 +153,10 @@ impl Task {
         if let Some(old) = old {
             self.keep_warm(file, old);
             self.reconsider_rivals(file);
+        }
+        if self.slots.get(file).is_some_and(|slot| slot.warm.is_none()) {
+            // Nothing to go back to, so that there is no probation.
+            self.is_there_to_stay(file);
         }
         self.reconsider_needs();
     }
