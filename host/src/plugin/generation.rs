@@ -26,7 +26,7 @@ use crate::{
         actor::{Actor, Instance, Place, options_json, role_name},
         schedule,
     },
-    worker::Plan,
+    worker::{self, Plan},
 };
 
 /// How long the `stop` of all instances may take. They have been idle, or were given [`Config::drain`], before.
@@ -43,6 +43,8 @@ pub(crate) struct Candidate {
     pub(crate) size: u64,
     pub(crate) manifest: Arc<PluginManifest>,
     pub(crate) facts: Facts,
+    /// It runs in a worker, whatever the configuration says: too much of the ones before is still mapped.
+    pub(crate) moved: bool,
 }
 
 /// A generation whose instances have started.
@@ -55,6 +57,8 @@ pub(crate) struct Running {
     manifest: Arc<PluginManifest>,
     facts: Facts,
     schedules: Vec<Option<Schedule>>,
+    /// See [`Candidate::moved`].
+    pub(crate) moved: bool,
     /// What it was given of the state of the one before.
     pub(crate) handover: Option<Outcome>,
 }
@@ -85,7 +89,8 @@ impl Candidate {
             .zip(&options)
             .map(|(instance, options)| schedule::effective(self.described(&instance.module)?.schedule, options))
             .collect();
-        let place = (config.isolation)(&self.stem).map_or(Place::Thread, |limits| {
+        let limits = (config.isolation)(&self.stem).or(self.moved.then(worker::Limits::default));
+        let place = limits.map_or(Place::Thread, |limits| {
             Place::Process(Plan {
                 launcher: config.launcher.clone(),
                 limits,
@@ -118,6 +123,7 @@ impl Candidate {
                 manifest: self.manifest,
                 facts: self.facts,
                 schedules,
+                moved: self.moved,
                 handover: None,
             }),
             Err(refused) => {

@@ -5,17 +5,20 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use super::{Input, Task, log_refusal};
-use crate::plugin::{
-    Config,
-    generation::{Candidate, NotStarted, Running},
-    handover::{Handover, Outcome},
-    history::By,
-    lifecycle::Verdict,
-    needs::{self, Wants},
-    preflight::Refused,
-    refusal::Refusal,
-    settle::ContentHash,
-    vet::remove_copy,
+use crate::{
+    config::StillMappedPolicy,
+    plugin::{
+        Config,
+        generation::{Candidate, NotStarted, Running},
+        handover::{Handover, Outcome},
+        history::By,
+        lifecycle::Verdict,
+        needs::{self, Wants},
+        preflight::Refused,
+        refusal::Refusal,
+        settle::ContentHash,
+        vet::remove_copy,
+    },
 };
 
 impl Task {
@@ -58,10 +61,13 @@ impl Task {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, Refusal::from(taken).into());
         }
-        if let Some(refusal) = self.too_many_mapped(file).or_else(|| self.unmet_needs(file, &candidate)) {
+        let full = self.too_many_mapped(file);
+        let moved = full.is_some() && self.shared.config.still_mapped == StillMappedPolicy::Process;
+        if let Some(refusal) = full.filter(|_| !moved).or_else(|| self.unmet_needs(file, &candidate)) {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, refusal.into());
         }
+        let candidate = Candidate { moved, ..*candidate };
         let (shared, file) = (self.shared.clone(), file.clone());
         self.steps.spawn(async move {
             // Should the daemon die in here, its successor will know of what.
@@ -141,11 +147,14 @@ impl Task {
         let Some(slot) = self.slots.get_mut(file) else { return };
         let (hash, generation) = (running.hash, running.actor.generation);
         let handover = running.handover.as_ref().map(Outcome::to_string);
+        let moved =
+            running.moved.then(|| "in a worker process: too many older generations are still mapped".to_owned());
+        let outcome: Vec<String> = std::iter::once("running".to_owned()).chain(moved).chain(handover).collect();
+        let outcome = outcome.join(", ");
         slot.life.started(hash);
         self.shared.clone().watch_worker(&mut self.steps, file, &running);
         let old = slot.running.replace(running);
         let from = old.as_ref().map(|old| old.actor.generation);
-        let outcome = handover.map_or_else(|| "running".to_owned(), |handover| format!("running, {handover}"));
         tracing::info!(
             file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), outcome, "running"
         );
