@@ -185,6 +185,76 @@ async fn what_is_pinned_is_not_replaced_and_what_is_disabled_keeps_no_generation
 }
 
 #[tokio::test]
+async fn what_is_pinned_stays_so_over_restarts_and_no_other_content_takes_its_place() {
+    let (master, address, _) = start(&["versioned_v1"]).await;
+    assert_eq!(plugin(address, &["pin", "versioned_v1"]).await.code, 0);
+    let pinned = listed(address, "versioned_v1").await;
+    assert_eq!((&pinned["pinned"], &pinned["pinnedHash"]), (&json!(true), &pinned["hash"]));
+
+    // The same content is there after a restart, and still pinned.
+    let state = master.kill().await;
+    let master = Setup::master().plugins(&["versioned_v1"]).state(state).start().await;
+    let now = listed(master.address(), "versioned_v1").await;
+    assert_eq!((&now["state"], &now["pinned"]), (&json!("running"), &json!(true)), "{now}");
+    let done = plugin(master.address(), &["reload", "versioned_v1"]).await;
+    assert!(done.code == 1 && done.stderr.contains("is pinned"), "{done:?}");
+
+    // Another is not loaded in its place, nor installed; the one that is pinned is.
+    let state = master.kill().await;
+    let setup = Setup::master().plugins(&[]).state(state).start();
+    let master = setup.await;
+    let address = master.address();
+    let file = master.plugin_dir().join("versioned_v1.so");
+    fs::copy(fixture("versioned_v2"), &file).expect("a copy");
+    let refused = eventually("it is refused", PROCESS, async || {
+        let now = listed(address, "versioned_v1").await;
+        (now["state"] == "refused").then_some(now)
+    })
+    .await;
+    let reason = refused["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with(&format!("SHA-256 {} of it is pinned", pinned["hash"].as_str().unwrap())), "{reason}");
+    let done = plugin(address, &["install", &fixture("versioned_v2"), "--name", "versioned_v1"]).await;
+    assert!(done.code == 1 && done.stderr.contains("versioned_v1 is pinned"), "{done:?}");
+    assert_eq!(plugin(address, &["install", &fixture("versioned_v1")]).await.code, 0, "the pinned one");
+
+    // Not pinned is not pinned after a restart, either.
+    assert_eq!(plugin(address, &["unpin", "versioned_v1"]).await.code, 0);
+    let state = master.kill().await;
+    let master = Setup::master().plugins(&[]).state(state).start().await;
+    let done = plugin(master.address(), &["install", &fixture("versioned_v2"), "--name", "versioned_v1"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(listed(master.address(), "versioned_v1").await["pinned"], false);
+
+    // What is removed is not pinned when it comes again.
+    for order in ["pin", "remove"] {
+        assert_eq!(plugin(master.address(), &[order, "versioned_v1"]).await.code, 0, "{order}");
+    }
+    let done = plugin(master.address(), &["install", &fixture("versioned_v1")]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_pin_follows_a_roll_back() {
+    let (master, address, mut peer) = start(&[]).await;
+    for fixture_name in ["versioned_v1", "versioned_v2"] {
+        let done = plugin(address, &["install", &fixture(fixture_name), "--name", "versioned"]).await;
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+    for order in ["pin", "rollback"] {
+        assert_eq!(plugin(address, &[order, "versioned"]).await.code, 0, "{order}");
+    }
+    assert_eq!(version(&mut peer).await, 1);
+    let now = listed(address, "versioned").await;
+    assert_eq!(now["pinnedHash"], now["hash"], "{now}");
+    let state = master.kill().await;
+    let master = Setup::master().plugins(&[]).state(state).start().await;
+    let done = plugin(master.address(), &["install", &fixture("versioned_v1"), "--name", "versioned"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    master.shutdown().await;
+}
+
+#[tokio::test]
 async fn an_order_that_is_not_waited_for_stands() {
     let (master, address, _peer) = start(&["versioned_v1"]).await;
     let done = plugin(address, &["disable", "versioned_v1", "--no-wait"]).await;

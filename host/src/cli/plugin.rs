@@ -59,7 +59,7 @@ pub(super) enum PluginCommand {
     Show(OnePlugin),
     /// Go back to the generation before the last reload, while it is kept
     Rollback(OnePlugin),
-    /// Load no new file of it, until it is unpinned or the daemon ends
+    /// Load no other content of it until it is unpinned, also after a restart
     Pin(OnePlugin),
     /// Load new files of it again
     Unpin(OnePlugin),

@@ -29,8 +29,8 @@ pub(crate) struct FileStatus {
     pub(crate) refused: Option<Refused>,
     /// The handler that does not return.
     pub(crate) hang: Option<Hang>,
-    /// New files are not loaded; and whether there is one.
-    pub(crate) pinned: Option<bool>,
+    /// No other content is loaded.
+    pub(crate) pinned: Option<Pinned>,
     /// What is served is on probation.
     pub(crate) probation: Option<OnProbation>,
     pub(crate) history: History,
@@ -57,6 +57,14 @@ pub(crate) struct Serving {
     pub(crate) worker: Option<Arc<worker::Figures>>,
     /// What it was given of the state of the one before.
     pub(crate) handover: Option<Outcome>,
+}
+
+/// A content that is not to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pinned {
+    pub(crate) hash: ContentHash,
+    /// The file has another by now.
+    pub(crate) ignored: bool,
 }
 
 /// What is kept while its successor is on probation.
@@ -88,8 +96,9 @@ impl FileStatus {
     pub(crate) fn reason(&self) -> Option<String> {
         let refused = || self.refused.as_ref().map(|refused| refused.refusal.to_string());
         let ignored = || {
-            (self.pinned == Some(true))
-                .then(|| "the file has changed, and is not loaded while the plugin is pinned".to_owned())
+            self.pinned
+                .filter(|pinned| pinned.ignored)
+                .map(|_| "the file has changed, and is not loaded while the plugin is pinned".to_owned())
         };
         self.hang.as_ref().map(Hang::to_string).or_else(ignored).or_else(refused)
     }
@@ -104,6 +113,7 @@ impl FileStatus {
             "reason": self.reason(),
             "details": self.refused.as_ref().and_then(|refused| refused.details.clone()),
             "pinned": self.pinned.is_some(),
+            "pinnedHash": self.pinned.map(|pinned| pinned.hash.to_string()),
             "probation": self.probation.as_ref().map(OnProbation::to_json),
             "history": self.history.to_json(),
             "draining": self.draining.iter().map(|generation| generation.0).collect::<Vec<_>>(),
