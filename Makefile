@@ -3,6 +3,7 @@
 T := $(or $(CARGO_TARGET_DIR),target)
 PLUGINS := console watchdog time_report watch_server system_info node_info monitor_log scripts
 FIXTURES := $(filter-out bad_panic_abort,$(notdir $(wildcard tests/fixtures/*)))
+HARMS := segv abort exit loop grow fork
 CARGO := cargo
 
 .PHONY: build fixtures peers test demo lint doc clean
@@ -16,7 +17,11 @@ build:
 fixtures:
 	$(CARGO) build --release $(addprefix -p muster-fixture-,$(subst _,-,$(FIXTURES)))
 	$(CARGO) build --profile panic-abort -p muster-fixture-bad-panic-abort
-	@$(call install-plugins,$(FIXTURES),release/lib,fixtures)
+	@for harm in $(HARMS); do \
+	  LC_ALL=C sed "s/constructor segv /constructor $$(printf '%-5s' $$harm)/" $(T)/release/libbad_constructor.so \
+	    > $(T)/release/libbad_constructor_$$harm.so || exit 1; \
+	done
+	@$(call install-plugins,$(FIXTURES) $(addprefix bad_constructor_,$(HARMS)),release/lib,fixtures)
 	@$(call install-plugins,bad_panic_abort,panic-abort/lib,fixtures)
 
 # The original programs, as peers for the tests.

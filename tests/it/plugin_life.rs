@@ -106,6 +106,61 @@ async fn is_rolled_back(peer: &mut Peer, to: u64, why: &str) {
     assert_eq!(plugin["probation"], Value::Null);
 }
 
+/// The processes that the preflight of a master has started, and whatever these have: by the mark that all inherit.
+fn being_vetted_by(master: &Daemon) -> Vec<String> {
+    let stage = master.state_dir().to_str().expect("a path of letters").to_owned();
+    let processes = fs::read_dir("/proc").expect("it is mounted").flatten();
+    let environment = |process: &fs::DirEntry| fs::read(process.path().join("environ")).unwrap_or_default();
+    let is_marked = |environment: Vec<u8>| {
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        environment.split('\0').any(|variable| variable.starts_with("MUSTER_PREFLIGHT=") && variable.contains(&stage))
+    };
+    let marked = processes.filter(|process| is_marked(environment(process)));
+    marked.map(|process| process.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_2_a_constructor_that_does_harm_ends_its_child_and_nothing_else() {
+    let (master, address) = master(&["echo", "versioned_v1"], &[]).await;
+    let mut peer = Peer::admin(address, "observer").await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let asker = tokio::spawn(async move {
+        let (mut peer, mut answers) = (Peer::admin(address, "asker").await, 0_u64);
+        while !*stopped.borrow() {
+            assert_eq!(peer.request("versioned", json!({ "n": answers })).await["body"]["n"], answers);
+            answers += 1;
+        }
+        answers
+    });
+    let harms = [
+        ("segv", "it died of SIGSEGV while it was being loaded"),
+        ("abort", "it died of SIGABRT while it was being loaded"),
+        ("exit", "it ended the process (status 3) while it was being loaded"),
+        ("loop", "it did not answer within 2 s"),
+        ("grow", "it died of SIGABRT while it was being loaded"),
+        ("fork", "it started 2 processes while it was being loaded"),
+    ];
+    for (harm, _) in harms {
+        put(&master, &format!("{harm}.so"), &content(&format!("bad_constructor_{harm}")));
+    }
+    for (harm, words) in harms {
+        let told = until(&mut peer, harm, "it is refused", |plugin| plugin["state"] == "refused").await;
+        let reason = told["reason"].as_str().expect("a reason");
+        assert!(reason.contains(words), "{harm}: {reason}");
+        assert_eq!(told["stillMapped"], json!([]), "{harm}: never opened here");
+    }
+    assert_eq!(being_vetted_by(&master), Vec::<String>::new(), "nothing that they started is left");
+    // A replacement that is refused leaves the old one serving.
+    put(&master, "versioned_v1.so", &content("bad_constructor_fork"));
+    let refused = |plugin: &Value| plugin["reason"].as_str().is_some_and(|reason| reason.contains("2 processes"));
+    let told = until(&mut peer, "versioned_v1", "the new content is refused", refused).await;
+    assert_eq!(told["state"], "running");
+    assert_eq!(being_vetted_by(&master), Vec::<String>::new());
+    stop.send_replace(true);
+    assert!(asker.await.expect("nobody is disturbed") > 0);
+    master.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn row_3_a_module_that_panics_again_and_again_is_out_of_service_and_nobody_else_notices() {
     let (master, address) = master(&["echo", "faulty"], &[]).await;
