@@ -367,6 +367,42 @@ async fn row_10_a_library_that_cannot_be_unmapped_is_shown_and_from_the_cap_on_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn row_10_what_a_library_leaves_for_its_end_is_done_and_it_is_unmapped() {
+    let (master, address) = master(&[], &[("plugins.gone_after", "200ms")]).await;
+    let mut peer = Peer::admin(address, "client").await;
+    for what in ["thread_local", "atexit", "thread_thread_local"] {
+        put(&master, "faulty.so", &content("faulty"));
+        until(&mut peer, "faulty", "it runs", |plugin| plugin["state"] == "running").await;
+        assert_eq!(peer.request("faulty", json!({ "do": what })).await["body"], json!({ "ok": true }), "{what}");
+        fs::remove_file(master.plugin_dir().join("faulty.so")).expect("it is there");
+        until(&mut peer, "faulty", &format!("it is gone after {what}"), Value::is_null).await;
+        let maps = fs::read_to_string(format!("/proc/{}/maps", master.pid())).expect("the master runs");
+        assert!(!maps.contains("/faulty-"), "after {what}");
+    }
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_10_a_library_with_a_thread_inside_stays_mapped_and_is_unmapped_when_the_thread_has_ended() {
+    let (master, address) = master(&[], &[("plugins.gone_after", "200ms")]).await;
+    let mut peer = Peer::admin(address, "client").await;
+    put(&master, "faulty.so", &content("faulty"));
+    until(&mut peer, "faulty", "it runs", |plugin| plugin["state"] == "running").await;
+    assert_eq!(peer.request("faulty", json!({ "do": "brief_thread" })).await["body"], json!({ "ok": true }));
+    fs::remove_file(master.plugin_dir().join("faulty.so")).expect("it is there");
+    let told = until(&mut peer, "faulty", "it is told of", |plugin| plugin["stillMapped"][0] != Value::Null).await;
+    let mapped = told["stillMapped"].as_array().expect("a list");
+    assert_eq!((mapped.len(), &told["state"]), (1, &json!("retired")), "{told}");
+    let reason = mapped[0]["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("other threads are inside: "), "{reason}");
+    assert!(mapped[0]["bytes"].as_u64() > Some(0), "{told}");
+    until(&mut peer, "faulty", "it is gone by itself", Value::is_null).await;
+    let maps = fs::read_to_string(format!("/proc/{}/maps", master.pid())).expect("the master runs");
+    assert!(!maps.contains("/faulty-"));
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn row_11_a_version_that_fails_from_its_fiftieth_call_on_is_rolled_back() {
     let (master, mut peer, old) = replaced_by_fickle("error", "50", &[]).await;
     let (good, bad) = ask_until_rolled_back(&mut peer).await;
