@@ -6,7 +6,7 @@ FIXTURES := $(filter-out bad_panic_abort,$(notdir $(wildcard tests/fixtures/*)))
 HARMS := segv abort exit loop grow fork
 CARGO := cargo
 
-.PHONY: build fixtures peers test demo lint doc clean
+.PHONY: build fixtures peers test soak demo lint doc clean
 
 # The daemon and command line, and the plugins that come with it.
 build:
@@ -31,6 +31,10 @@ peers:
 test: build fixtures peers
 	$(CARGO) test --release --workspace --exclude muster-tests
 	$(CARGO) test --release -p muster-tests
+
+# A plugin is replaced 10,000 times under traffic; MUSTER_SOAK=N for another number.
+soak: build fixtures
+	$(CARGO) test --release -p muster-tests --test it reload::row_9_a_plugin_is_replaced_10_000 -- --ignored --nocapture
 
 # A master, three monitors and the plugins in one terminal.
 demo: build

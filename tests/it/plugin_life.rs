@@ -525,3 +525,63 @@ async fn row_13_a_file_that_is_deleted_takes_its_module_along_and_a_directory_th
     until_version(&mut peer, "2.").await;
     master.shutdown().await;
 }
+
+/// Whatever a plugin was doing when its daemon was stopped, it is not blamed for the time.
+async fn is_stopped_for_a_while(isolation: &str) {
+    const STOPPED: Duration = Duration::from_secs(6);
+    let settings = [
+        ("requests.deadline", "4s"),
+        ("plugins.probation", "60s"),
+        ("plugins.faulty.isolation", isolation),
+        ("plugins.versioned.isolation", isolation),
+    ];
+    let (master, address) = master(&["faulty", "echo"], &settings).await;
+    let mut peer = Peer::admin(address, "client").await;
+    let mut monitor = Peer::monitor(address, "chat-server-1", "chat").await;
+    for version in ["1.", "2."] {
+        put(&master, "versioned.so", &content(&format!("versioned_v{}", &version[..1])));
+        until_version(&mut peer, version).await;
+    }
+    let in_handler = peer.send_request("faulty", json!({ "do": "stall" })).await;
+    let mut waiting = Vec::new();
+    for n in 0..50 {
+        waiting.push(peer.send_request("versioned", json!({ "n": n, "delay_ms": 1_000 })).await);
+    }
+    assert!(peer.settle().await, "all have arrived");
+    master.signal(Signal::STOP);
+    // That it is stopped for longer than any of them may take is the fault.
+    tokio::time::sleep(STOPPED).await;
+    master.signal(Signal::CONT);
+    let answer = peer.response(in_handler).await;
+    assert_eq!(answer["body"], json!({ "ok": true }), "{isolation}: {answer}");
+    for id in waiting {
+        let answer = peer.response(id).await;
+        assert_eq!(answer["body"]["version"], 2, "{isolation}: {answer}");
+    }
+    for name in ["faulty", "versioned", "echo"] {
+        let told = plugin(&mut peer, name).await;
+        assert_eq!(
+            (&told["state"], &told["errors"], &told["timeouts"]),
+            (&json!("running"), &json!(0), &json!(0)),
+            "{told}"
+        );
+        assert!(isolation == "thread" || name == "echo" || told["worker"]["deaths"] == 0, "{told}");
+    }
+    let told = plugin(&mut peer, "versioned").await;
+    assert!(told["probation"] != Value::Null, "{isolation}: it is still on probation, and was not rolled back: {told}");
+    assert!(monitor.settle().await, "no link was cut");
+    let log = master.log();
+    assert!(log.contains("this process was stopped"), "{isolation}");
+    assert!(!log.contains("hung") && !log.contains("rolled back"), "{isolation}");
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_18_no_plugin_in_the_daemon_is_blamed_for_a_time_in_which_the_master_was_stopped() {
+    is_stopped_for_a_while("thread").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_18_no_worker_is_blamed_for_a_time_in_which_the_master_was_stopped() {
+    is_stopped_for_a_while("process").await;
+}
