@@ -3,9 +3,10 @@
 T := $(or $(CARGO_TARGET_DIR),target)
 PLUGINS := console watchdog time_report watch_server system_info node_info monitor_log scripts
 FIXTURES := $(filter-out bad_panic_abort,$(notdir $(wildcard tests/fixtures/*)))
+HARMS := segv abort exit loop grow fork
 CARGO := cargo
 
-.PHONY: build fixtures peers test demo lint doc clean
+.PHONY: build fixtures peers test soak demo lint doc clean
 
 # The daemon and command line, and the plugins that come with it.
 build:
@@ -16,7 +17,11 @@ build:
 fixtures:
 	$(CARGO) build --release $(addprefix -p muster-fixture-,$(subst _,-,$(FIXTURES)))
 	$(CARGO) build --profile panic-abort -p muster-fixture-bad-panic-abort
-	@$(call install-plugins,$(FIXTURES),release/lib,fixtures)
+	@for harm in $(HARMS); do \
+	  LC_ALL=C sed "s/constructor segv /constructor $$(printf '%-5s' $$harm)/" $(T)/release/libbad_constructor.so \
+	    > $(T)/release/libbad_constructor_$$harm.so || exit 1; \
+	done
+	@$(call install-plugins,$(FIXTURES) $(addprefix bad_constructor_,$(HARMS)),release/lib,fixtures)
 	@$(call install-plugins,bad_panic_abort,panic-abort/lib,fixtures)
 
 # The original programs, as peers for the tests.
@@ -26,6 +31,10 @@ peers:
 test: build fixtures peers
 	$(CARGO) test --release --workspace --exclude muster-tests
 	$(CARGO) test --release -p muster-tests
+
+# A plugin is replaced 10,000 times under traffic; MUSTER_SOAK=N for another number.
+soak: build fixtures
+	$(CARGO) test --release -p muster-tests --test it reload::row_9_a_plugin_is_replaced_10_000 -- --ignored --nocapture
 
 # A master, three monitors and the plugins in one terminal.
 demo: build

@@ -39,6 +39,9 @@ use presence::SLOW;
 /// How often overdue calls are looked for: a deadline is kept to a quarter of a second.
 const SWEEP: Duration = Duration::from_millis(250);
 
+/// A sweep that comes so late was not busy: the whole process was stopped, or its machine was.
+const STOPPED: Duration = SWEEP.saturating_mul(4);
+
 /// How often slow handlers of one generation are told of, at most.
 const TELL_SLOW: Duration = Duration::from_secs(10);
 
@@ -347,12 +350,22 @@ impl Modules {
     pub(crate) async fn sweep(&self) {
         let mut beat = tokio::time::interval(SWEEP);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last = Instant::now();
         loop {
             beat.tick().await;
             let now = Instant::now();
+            let stopped = Some(now - last).filter(|passed| *passed >= STOPPED).map(|passed| passed - SWEEP);
+            last = now;
+            if let Some(stopped) = stopped {
+                tracing::warn!(?stopped, "this process was stopped: no module is blamed for that time");
+            }
             crate::batch::rescue(now);
             let watched = self.ledger().watched.clone();
             for mailbox in watched.iter().filter_map(|watched| watched.mailbox.upgrade()) {
+                if let Some(stopped) = stopped {
+                    mailbox.presence().forgive(stopped);
+                    mailbox.calls().forgive(stopped);
+                }
                 mailbox.calls().expire(now);
                 if mailbox.look_for_hang(self.deadline) {
                     self.upset.notify_one();

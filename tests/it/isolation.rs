@@ -175,7 +175,7 @@ async fn the_same_panic_and_the_same_answers_come_from_a_thread_and_from_a_worke
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_is_stopped_from_outside_is_replaced() {
+async fn row_18_a_worker_that_is_stopped_from_outside_is_replaced() {
     let master = faulty_in_a_worker(&[]).await;
     let mut peer = Peer::admin(master.address(), "caller").await;
     is_back(&mut peer, "its start").await;

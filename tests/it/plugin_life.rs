@@ -68,6 +68,61 @@ async fn is_rolled_back(peer: &mut Peer, to: u64, why: &str) {
     assert_eq!(plugin["probation"], Value::Null);
 }
 
+/// The processes that the preflight of a master has started, and whatever these have: by the mark that all inherit.
+fn being_vetted_by(master: &Daemon) -> Vec<String> {
+    let stage = master.state_dir().to_str().expect("a path of letters").to_owned();
+    let processes = fs::read_dir("/proc").expect("it is mounted").flatten();
+    let environment = |process: &fs::DirEntry| fs::read(process.path().join("environ")).unwrap_or_default();
+    let is_marked = |environment: Vec<u8>| {
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        environment.split('\0').any(|variable| variable.starts_with("MUSTER_PREFLIGHT=") && variable.contains(&stage))
+    };
+    let marked = processes.filter(|process| is_marked(environment(process)));
+    marked.map(|process| process.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_2_a_constructor_that_does_harm_ends_its_child_and_nothing_else() {
+    let (master, address) = master(&["echo", "versioned_v1"], &[]).await;
+    let mut peer = Peer::admin(address, "observer").await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let asker = tokio::spawn(async move {
+        let (mut peer, mut answers) = (Peer::admin(address, "asker").await, 0_u64);
+        while !*stopped.borrow() {
+            assert_eq!(peer.request("versioned", json!({ "n": answers })).await["body"]["n"], answers);
+            answers += 1;
+        }
+        answers
+    });
+    let harms = [
+        ("segv", "it died of SIGSEGV while it was being loaded"),
+        ("abort", "it died of SIGABRT while it was being loaded"),
+        ("exit", "it ended the process (status 3) while it was being loaded"),
+        ("loop", "it did not answer within 2 s"),
+        ("grow", "it died of SIGABRT while it was being loaded"),
+        ("fork", "it started 2 processes while it was being loaded"),
+    ];
+    for (harm, _) in harms {
+        put(&master, &format!("{harm}.so"), &content(&format!("bad_constructor_{harm}")));
+    }
+    for (harm, words) in harms {
+        let told = until(&mut peer, harm, "it is refused", |plugin| plugin["state"] == "refused").await;
+        let reason = told["reason"].as_str().expect("a reason");
+        assert!(reason.contains(words), "{harm}: {reason}");
+        assert_eq!(told["stillMapped"], json!([]), "{harm}: never opened here");
+    }
+    assert_eq!(being_vetted_by(&master), Vec::<String>::new(), "nothing that they started is left");
+    // A replacement that is refused leaves the old one serving.
+    put(&master, "versioned_v1.so", &content("bad_constructor_fork"));
+    let refused = |plugin: &Value| plugin["reason"].as_str().is_some_and(|reason| reason.contains("2 processes"));
+    let told = until(&mut peer, "versioned_v1", "the new content is refused", refused).await;
+    assert_eq!(told["state"], "running");
+    assert_eq!(being_vetted_by(&master), Vec::<String>::new());
+    stop.send_replace(true);
+    assert!(asker.await.expect("nobody is disturbed") > 0);
+    master.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn row_3_a_module_that_panics_again_and_again_is_out_of_service_and_nobody_else_notices() {
     let (master, address) = master(&["echo", "faulty"], &[]).await;
@@ -300,6 +355,38 @@ async fn row_10_a_library_that_cannot_be_unmapped_moves_to_a_worker_from_the_cap
         assert_eq!(peer.request("nodelete", json!({})).await["error"], Value::Null);
     }
     assert_eq!(mapped, 3, "the last one of the daemon, and none of a worker");
+async fn row_10_what_a_library_leaves_for_its_end_is_done_and_it_is_unmapped() {
+    let (master, address) = master(&[], &[("plugins.gone_after", "200ms")]).await;
+    let mut peer = Peer::admin(address, "client").await;
+    for what in ["thread_local", "atexit", "thread_thread_local"] {
+        put(&master, "faulty.so", &content("faulty"));
+        until(&mut peer, "faulty", "it runs", |plugin| plugin["state"] == "running").await;
+        assert_eq!(peer.request("faulty", json!({ "do": what })).await["body"], json!({ "ok": true }), "{what}");
+        fs::remove_file(master.plugin_dir().join("faulty.so")).expect("it is there");
+        until(&mut peer, "faulty", &format!("it is gone after {what}"), Value::is_null).await;
+        let maps = fs::read_to_string(format!("/proc/{}/maps", master.pid())).expect("the master runs");
+        assert!(!maps.contains("/faulty-"), "after {what}");
+    }
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_10_a_library_with_a_thread_inside_stays_mapped_and_is_unmapped_when_the_thread_has_ended() {
+    let (master, address) = master(&[], &[("plugins.gone_after", "200ms")]).await;
+    let mut peer = Peer::admin(address, "client").await;
+    put(&master, "faulty.so", &content("faulty"));
+    until(&mut peer, "faulty", "it runs", |plugin| plugin["state"] == "running").await;
+    assert_eq!(peer.request("faulty", json!({ "do": "brief_thread" })).await["body"], json!({ "ok": true }));
+    fs::remove_file(master.plugin_dir().join("faulty.so")).expect("it is there");
+    let told = until(&mut peer, "faulty", "it is told of", |plugin| plugin["stillMapped"][0] != Value::Null).await;
+    let mapped = told["stillMapped"].as_array().expect("a list");
+    assert_eq!((mapped.len(), &told["state"]), (1, &json!("retired")), "{told}");
+    let reason = mapped[0]["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("other threads are inside: "), "{reason}");
+    assert!(mapped[0]["bytes"].as_u64() > Some(0), "{told}");
+    until(&mut peer, "faulty", "it is gone by itself", Value::is_null).await;
+    let maps = fs::read_to_string(format!("/proc/{}/maps", master.pid())).expect("the master runs");
+    assert!(!maps.contains("/faulty-"));
     master.shutdown().await;
 }
 
@@ -425,4 +512,64 @@ async fn row_13_a_file_that_is_deleted_takes_its_module_along_and_a_directory_th
     put(&master, "versioned.so", &content("versioned_v2"));
     until_version(&mut peer, "versioned", "2.").await;
     master.shutdown().await;
+}
+
+/// Whatever a plugin was doing when its daemon was stopped, it is not blamed for the time.
+async fn is_stopped_for_a_while(isolation: &str) {
+    const STOPPED: Duration = Duration::from_secs(6);
+    let settings = [
+        ("requests.deadline", "4s"),
+        ("plugins.probation", "60s"),
+        ("plugins.faulty.isolation", isolation),
+        ("plugins.versioned.isolation", isolation),
+    ];
+    let (master, address) = master(&["faulty", "echo"], &settings).await;
+    let mut peer = Peer::admin(address, "client").await;
+    let mut monitor = Peer::monitor(address, "chat-server-1", "chat").await;
+    for version in ["1.", "2."] {
+        put(&master, "versioned.so", &content(&format!("versioned_v{}", &version[..1])));
+        until_version(&mut peer, version).await;
+    }
+    let in_handler = peer.send_request("faulty", json!({ "do": "stall" })).await;
+    let mut waiting = Vec::new();
+    for n in 0..50 {
+        waiting.push(peer.send_request("versioned", json!({ "n": n, "delay_ms": 1_000 })).await);
+    }
+    assert!(peer.settle().await, "all have arrived");
+    master.signal(Signal::STOP);
+    // That it is stopped for longer than any of them may take is the fault.
+    tokio::time::sleep(STOPPED).await;
+    master.signal(Signal::CONT);
+    let answer = peer.response(in_handler).await;
+    assert_eq!(answer["body"], json!({ "ok": true }), "{isolation}: {answer}");
+    for id in waiting {
+        let answer = peer.response(id).await;
+        assert_eq!(answer["body"]["version"], 2, "{isolation}: {answer}");
+    }
+    for name in ["faulty", "versioned", "echo"] {
+        let told = plugin(&mut peer, name).await;
+        assert_eq!(
+            (&told["state"], &told["errors"], &told["timeouts"]),
+            (&json!("running"), &json!(0), &json!(0)),
+            "{told}"
+        );
+        assert!(isolation == "thread" || name == "echo" || told["worker"]["deaths"] == 0, "{told}");
+    }
+    let told = plugin(&mut peer, "versioned").await;
+    assert!(told["probation"] != Value::Null, "{isolation}: it is still on probation, and was not rolled back: {told}");
+    assert!(monitor.settle().await, "no link was cut");
+    let log = master.log();
+    assert!(log.contains("this process was stopped"), "{isolation}");
+    assert!(!log.contains("hung") && !log.contains("rolled back"), "{isolation}");
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_18_no_plugin_in_the_daemon_is_blamed_for_a_time_in_which_the_master_was_stopped() {
+    is_stopped_for_a_while("thread").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_18_no_worker_is_blamed_for_a_time_in_which_the_master_was_stopped() {
+    is_stopped_for_a_while("process").await;
 }

@@ -198,19 +198,6 @@ async fn row_1_every_bad_file_is_refused_in_time_with_its_own_reason_and_the_old
 }
 
 #[tokio::test]
-async fn row_2_a_constructor_that_crashes_or_loops_takes_only_the_child_along() {
-    let (master, mut peer) = master(&[]).await;
-    let pid = master.pid();
-    for (name, words) in [("bad_constructor_segv", "it died of SIGSEGV"), ("bad_constructor_loop", "did not answer")] {
-        put(master.plugin_dir(), "versioned.so", &content(name), 0o644);
-        until_refused(&mut peer, "versioned", words).await;
-        assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
-    }
-    assert_eq!(master.pid(), pid);
-    master.shutdown().await;
-}
-
-#[tokio::test]
 async fn row_32_nothing_is_loaded_from_a_directory_that_others_may_write_until_they_may_not() {
     let (master, mut peer) = master(&[("plugins.settle", "5ms")]).await;
     let directory = master.plugin_dir().to_owned();

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -244,6 +244,16 @@ impl Calls {
                 responder.end(Outcome::Failed(&format!("module {module} failed: timed out after {seconds} s")));
             }
         }
+    }
+
+    /// The whole process was stopped for so long: nobody had that time.
+    pub(crate) fn forgive(&self, stopped: Duration) {
+        let mut table = self.table();
+        for entry in table.entries.values_mut() {
+            entry.begun += stopped;
+            entry.deadline = entry.deadline.map(|deadline| deadline + stopped);
+        }
+        table.earliest = table.earliest.map(|earliest| earliest + stopped);
     }
 
     /// Ends a call that was lost with the process that had it. `how` completes "module X ".

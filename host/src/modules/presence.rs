@@ -151,6 +151,18 @@ impl Presence {
         self.begin_step(step, now);
     }
 
+    /// The whole process was stopped for so long: no handler took that time.
+    pub(super) fn forgive(&self, stopped: Duration) {
+        for since in [&self.in_plugin_since, &self.step_since] {
+            let began = since.load(Ordering::SeqCst);
+            if began != 0 {
+                let forgiven = began.saturating_add(nanoseconds(stopped)).min(monotonic_ns());
+                // One that has begun meanwhile was not stopped.
+                since.compare_exchange(began, forgiven, Ordering::SeqCst, Ordering::SeqCst).ok();
+            }
+        }
+    }
+
     fn begin_step(&self, step: Step, now: u64) {
         self.plate.step.store(step.pack(), Ordering::Relaxed);
         self.step_since.store(now, Ordering::SeqCst);
@@ -295,6 +307,21 @@ mod tests {
         });
         assert!(!presence.is_still_in(&hang));
         assert_eq!((hang.handler.as_str(), hang.activity.as_str()), ("clientHandler", "is running"));
+    }
+
+    #[test]
+    fn a_step_is_not_charged_with_the_time_for_which_all_was_stopped() {
+        let presence = Presence::default();
+        presence.forgive(Duration::from_secs(1));
+        assert_eq!(presence.in_step_for(), None, "nobody is inside");
+        presence.enter(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            presence.forgive(Duration::from_millis(15));
+            let limit = |_: Option<&Instance>| Duration::from_millis(20);
+            assert!(presence.hang(&[], limit).is_none() || presence.in_step_for() > Some(Duration::from_millis(20)));
+            presence.forgive(Duration::from_secs(3600));
+            assert!(presence.in_step_for() < Some(Duration::from_secs(60)), "and not given time in advance");
+        });
     }
 
     #[test]

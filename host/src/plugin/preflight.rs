@@ -2,7 +2,7 @@
 //!
 //! The child is this program again with `preflight PATH`. It gets a socket as its standard input and writes one line of
 //! JSON there; the candidate's own output goes nowhere. Whatever the line says, the whole process group is killed then:
-//! neither exit handlers nor destructors of the candidate run, and nothing that it started stays.
+//! neither exit handlers nor destructors of the candidate run, and nothing that it started stays (`offspring.rs`).
 
 use std::{ffi::OsString, io, os::fd::OwnedFd, path::Path, path::PathBuf, process::Stdio, time::Duration};
 
@@ -18,6 +18,7 @@ use tokio::{
 use super::{elf, refusal::Refusal};
 
 mod child;
+mod offspring;
 
 pub(crate) use child::child_main;
 
@@ -78,6 +79,7 @@ impl Checker {
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .arg(path)
+            .env(offspring::MARK, path)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -90,7 +92,11 @@ impl Checker {
         let read = tokio::time::timeout(self.timeout, report.read_until(b'\n', &mut line)).await;
         // Killed before it is waited for, so that its number still means this group.
         let ended_by_itself = read.is_ok() && line.last() != Some(&b'\n');
+        let left = group.end_offspring(path, ended_by_itself).await;
         let status = group.end(ended_by_itself, self.timeout).await.map_err(unchecked)?;
+        if left > 0 {
+            return Err(Refusal::LeftProcesses(left).into());
+        }
         if line.last() == Some(&b'\n') {
             let report: Result<Result<Checked, Refused>, _> = serde_json::from_slice(&line);
             return report.unwrap_or_else(|error| Err(Refusal::Unchecked(error.to_string()).into()));
@@ -116,6 +122,16 @@ impl Group {
     fn of(child: Child) -> Group {
         let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         Group { child, leader }
+    }
+
+    /// Ends what the leader has started, in its group or not; says how many that were.
+    async fn end_offspring(&self, path: &Path, leader_is_gone: bool) -> usize {
+        let Some(leader) = self.leader else { return 0 };
+        if !leader_is_gone && !offspring::has_children(leader) {
+            return 0;
+        }
+        let path = path.to_owned();
+        tokio::task::spawn_blocking(move || offspring::end(leader, &path)).await.unwrap_or_default()
     }
 
     /// Ends the group. A leader that has closed its end by itself is about to exit: its status tells why.

@@ -88,6 +88,11 @@ pub(crate) enum Refusal {
     Died { signal: String },
     #[error("it ended the process (status {0}) while it was being loaded: a plugin must not call exit")]
     Exited(i32),
+    #[error(
+        "it started {} while it was being loaded, which is ended now: a plugin must not leave processes behind",
+        if *.0 == 1 { "a process".to_owned() } else { format!("{} processes", .0) }
+    )]
+    LeftProcesses(usize),
     #[error("it did not answer within {}: look for code that runs before `create` and does not return", human(.0))]
     NoAnswer(Duration),
     #[error("it could not be checked ({0}): the daemon tries again when the file changes or plugins are rescanned")]

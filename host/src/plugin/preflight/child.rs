@@ -30,9 +30,10 @@ pub(crate) fn child_main(path: &Path) -> ! {
         // A parent that does not read any more has killed us, or is about to.
         drop(report.write_all(format!("{line}\n").as_bytes()));
     }
-    // No exit: that would run what the candidate left for the end of the process.
+    // No exit: that would run what the candidate left for the end of the process. The parent looks whether this one has
+    // children, and kills it; the kernel does when the parent dies.
     loop {
-        rustix::process::kill_process(rustix::process::getpid(), Signal::KILL).unwrap_or(());
+        std::thread::park();
     }
 }
 
@@ -44,6 +45,9 @@ fn confine() -> Result<(), Refusal> {
     limit(Resource::Core, 0)?;
     limit(Resource::Cpu, PROCESSOR_SECONDS)?;
     limit(Resource::As, ADDRESS_SPACE)?;
+    // Whoever loses its parent becomes a child of this process, where it is found.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| Refusal::Unchecked(error.to_string()))?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| Refusal::Unchecked(error.to_string()))
 }
