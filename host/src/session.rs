@@ -229,7 +229,8 @@ impl Session {
         loop {
             match poll_fn(|context| self.poll_event(context)).await? {
                 Event::Readable => self.take_input().await?,
-                Event::Output => {}
+                // A broadcast wakes thousands of tasks: what the first have held back is not to wait for the last.
+                Event::Output => batch::relieve(),
             }
             self.flush()?;
         }

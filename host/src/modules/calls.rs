@@ -12,13 +12,14 @@ use std::{
     time::Instant,
 };
 
+use foldhash::fast::FixedState;
 use muster_plugin_api::{Role, abi::status};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
     actor::Instance,
     breaker::{self, Breaker},
-    call::{Outcome, Responder, Source},
+    call::{Call, Outcome, Responder, Source},
     latency::Latency,
 };
 
@@ -66,7 +67,8 @@ pub(crate) struct Figures {
 
 #[derive(Debug, Default)]
 struct Table {
-    entries: HashMap<u64, Entry>,
+    /// By ids of our own, so that a fast hash is safe.
+    entries: HashMap<u64, Entry, FixedState>,
     /// No deadline lies before this; later ones may.
     earliest: Option<Instant>,
 }
@@ -127,10 +129,12 @@ impl Calls {
     }
 
     /// Notes a message; with a responder it is waited for.
-    pub(crate) fn begin(&self, instance: u32, source: &Source, deadline: Instant, responder: Option<Responder>) -> u64 {
-        let by_client = matches!(source, Source::Client(_));
+    pub(crate) fn begin(&self, instance: u32, call: &Call, deadline: Instant, responder: Option<Responder>) -> u64 {
+        let by_client = matches!(call.source, Source::Client(_));
         match responder {
-            Some(responder) => self.insert(instance, by_client, Some(deadline), Waiter::Caller(responder)),
+            Some(responder) => {
+                self.insert(instance, by_client, call.arrived, Some(deadline), Waiter::Caller(responder))
+            }
             None => {
                 self.open.fetch_add(1, Ordering::SeqCst);
                 self.number()
@@ -140,12 +144,12 @@ impl Calls {
 
     /// Notes a tick.
     pub(crate) fn begin_tick(&self, instance: u32, deadline: Instant, tick: Tick) -> u64 {
-        self.insert(instance, false, Some(deadline), Waiter::Tick(tick))
+        self.insert(instance, false, Instant::now(), Some(deadline), Waiter::Tick(tick))
     }
 
     /// Notes the start or the stop of an instance. Has no deadline: whoever began it watches the time.
     pub(crate) fn begin_life(&self, instance: u32, ended: oneshot::Sender<Result<(), String>>) -> u64 {
-        self.insert(instance, false, None, Waiter::Life(ended))
+        self.insert(instance, false, Instant::now(), None, Waiter::Life(ended))
     }
 
     /// Takes back a call that was begun but refused by the mailbox: as if it had never been here.
@@ -289,10 +293,16 @@ impl Calls {
         }
     }
 
-    fn insert(&self, instance: u32, by_client: bool, deadline: Option<Instant>, waiter: Waiter) -> u64 {
+    fn insert(
+        &self,
+        instance: u32,
+        by_client: bool,
+        begun: Instant,
+        deadline: Option<Instant>,
+        waiter: Waiter,
+    ) -> u64 {
         let life = if matches!(waiter, Waiter::Life(_)) { LIFE } else { 0 };
         let id = self.number() | TRACKED | life;
-        let begun = Instant::now();
         let entry = Entry { instance, by_client, begun, deadline, waiter: Some(waiter), handled: false };
         self.open.fetch_add(1, Ordering::SeqCst);
         let mut table = self.table();
@@ -410,15 +420,16 @@ mod tests {
 
     type End = oneshot::Receiver<OwnedOutcome>;
 
-    fn client() -> Source {
+    fn call() -> Call {
         let client = ClientIdentity { connection: ConnId(1), id: "c-1".into(), user: "admin".to_owned(), level: 1 };
-        Source::Client(Arc::new(client))
+        let source = Source::Client(Arc::new(client));
+        Call { source, body: bytes::Bytes::new(), arrived: Instant::now(), patience: None, responder: None }
     }
 
     fn request(calls: &Calls, within: Duration) -> (u64, End) {
         let (responder, end) = oneshot::channel();
-        let deadline = Instant::now() + within;
-        (calls.begin(1, &client(), deadline, Some(Responder::Channel(responder))), end)
+        let call = call();
+        (calls.begin(1, &call, call.arrived + within, Some(Responder::Channel(responder))), end)
     }
 
     fn calls() -> Calls {
@@ -510,7 +521,7 @@ mod tests {
     fn a_call_that_is_lost_ends_with_the_reason_and_is_not_waited_for() {
         let calls = calls();
         let (id, mut end) = request(&calls, LATER);
-        let notify = calls.begin(1, &client(), Instant::now() + LATER, None);
+        let notify = calls.begin(1, &call(), Instant::now() + LATER, None);
         calls.lose(id, "was restarted: it died");
         calls.lose(notify, "was restarted: it died");
         assert_eq!(end.try_recv(), Ok(OwnedOutcome::Failed("module ? was restarted: it died".to_owned())));
@@ -537,7 +548,7 @@ mod tests {
     async fn idle_is_reached_when_the_last_handler_ends() {
         let calls = Arc::new(calls());
         let (id, _end) = request(&calls, LATER);
-        let notify = calls.begin(1, &client(), Instant::now() + LATER, None);
+        let notify = calls.begin(1, &call(), Instant::now() + LATER, None);
         let idle = tokio::spawn({
             let calls = calls.clone();
             async move { calls.idle().await }

@@ -5,7 +5,7 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -58,7 +58,7 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) enum Post {
     /// A message, noted in the table of calls under `id`.
-    Call { instance: u32, id: u64, call: Call, waited_for: bool },
+    Call { instance: u32, id: u64, deadline: Instant, call: Call, waited_for: bool },
     /// A tick of the schedule.
     Tick { instance: u32, id: u64 },
     /// An event, as JSON.
@@ -163,19 +163,20 @@ impl Mailbox {
     ///
     /// # Errors
     /// The call comes back, with whoever waits for it, if there is no room or this generation is going.
-    pub(crate) fn post(self: &Arc<Self>, instance: u32, mut call: Call) -> Result<(), Refused> {
+    pub(crate) fn post(self: &Arc<Self>, instance: u32, deadline: Instant, mut call: Call) -> Result<(), Refused> {
         if let Some(why) = self.unfit() {
             return Err(Refused::Unfit(call, why));
         }
-        let waited_for = call.responder.is_some();
+        let responder = call.responder.take();
+        let waited_for = responder.is_some();
         // Noted before it can be answered. The table and the queue are never locked together.
-        let id = self.calls.begin(instance, &call.source, call.deadline, call.responder.take());
+        let id = self.calls.begin(instance, &call, deadline, responder);
         let refused = {
             let mut queue = self.queue();
             match queue.phase {
                 Phase::Open if queue.calls < CAPACITY => {
                     queue.calls += 1;
-                    self.push(queue, Post::Call { instance, id, call, waited_for });
+                    self.push(queue, Post::Call { instance, id, deadline, call, waited_for });
                     self.calls.figures().calls.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
                 }
@@ -192,7 +193,7 @@ impl Mailbox {
     }
 
     /// Puts a tick into the queue; says whether it did.
-    pub(crate) fn tick(self: &Arc<Self>, instance: u32, deadline: std::time::Instant, tick: Tick) -> bool {
+    pub(crate) fn tick(self: &Arc<Self>, instance: u32, deadline: Instant, tick: Tick) -> bool {
         let id = self.calls.begin_tick(instance, deadline, tick);
         let unfit = self.unfit();
         let queue = self.queue();
@@ -347,7 +348,7 @@ impl Mailbox {
 
     /// Like [`take`](Mailbox::take), for those who start and cannot take calls yet: these stay where they are. Returns at
     /// `until` at the latest.
-    pub(crate) fn take_urgent(&self, batch: &mut Vec<Post>, until: std::time::Instant) -> bool {
+    pub(crate) fn take_urgent(&self, batch: &mut Vec<Post>, until: Instant) -> bool {
         let is_urgent = |post: &Post| !matches!(post, Post::Call { .. } | Post::Tick { .. });
         let mut queue = self.queue();
         while queue.phase != Phase::Closed && !queue.woken && !queue.posts.iter().any(is_urgent) {
@@ -362,8 +363,8 @@ impl Mailbox {
     }
 
     /// Lets time pass; says whether the mailbox was closed meanwhile.
-    pub(crate) fn pause(&self, duration: std::time::Duration) -> bool {
-        let until = std::time::Instant::now() + duration;
+    pub(crate) fn pause(&self, duration: Duration) -> bool {
+        let until = Instant::now() + duration;
         let mut queue = self.queue();
         while queue.phase != Phase::Closed {
             match self.sleep(queue, until) {
@@ -375,8 +376,8 @@ impl Mailbox {
     }
 
     /// Sleeps until something arrives; `false` when it is `until`.
-    fn sleep<'a>(&self, mut queue: MutexGuard<'a, Queue>, until: std::time::Instant) -> (MutexGuard<'a, Queue>, bool) {
-        let left = until.saturating_duration_since(std::time::Instant::now());
+    fn sleep<'a>(&self, mut queue: MutexGuard<'a, Queue>, until: Instant) -> (MutexGuard<'a, Queue>, bool) {
+        let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return (queue, false);
         }
@@ -452,10 +453,7 @@ impl Post {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        thread,
-        time::{Duration, Instant},
-    };
+    use std::thread;
 
     use super::*;
     use crate::{
@@ -468,15 +466,18 @@ mod tests {
     }
 
     fn notify() -> Call {
-        let deadline = Instant::now() + Duration::from_secs(15);
         let client = ClientIdentity { connection: ConnId(1), id: "c-1".into(), user: "admin".to_owned(), level: 1 };
         let source = Source::Client(Arc::new(client));
-        Call { source, body: Bytes::from_static(b"1"), deadline, responder: None }
+        Call { source, body: Bytes::from_static(b"1"), arrived: Instant::now(), patience: None, responder: None }
+    }
+
+    fn post(mailbox: &Arc<Mailbox>, call: Call) -> Result<(), Refused> {
+        mailbox.post(1, call.arrived + Duration::from_secs(15), call)
     }
 
     fn fill(mailbox: &Arc<Mailbox>) {
         for _ in 0..CAPACITY {
-            mailbox.post(1, notify()).unwrap();
+            post(mailbox, notify()).unwrap();
         }
     }
 
@@ -486,7 +487,7 @@ mod tests {
         fill(&mailbox);
         let (responder, mut end) = oneshot::channel();
         let call = Call { responder: Some(Responder::Channel(responder)), ..notify() };
-        let Err(Refused::Full(back)) = mailbox.post(1, call) else { panic!("it is full") };
+        let Err(Refused::Full(back)) = post(&mailbox, call) else { panic!("it is full") };
         assert_eq!(mailbox.calls().open(), CAPACITY, "the one that came back is not counted");
         back.responder.unwrap().end(crate::modules::call::Outcome::Failed("busy"));
         assert_eq!(end.try_recv(), Ok(OwnedOutcome::Failed("busy".to_owned())));
@@ -506,7 +507,7 @@ mod tests {
             .filter_map(|post| if let Post::Complete { id, .. } = post { Some(*id) } else { None })
             .collect();
         assert_eq!(ids, [7, 8]);
-        assert!(matches!(mailbox.post(1, notify()), Err(Refused::Closed(_))), "but no calls");
+        assert!(matches!(post(&mailbox, notify()), Err(Refused::Closed(_))), "but no calls");
     }
 
     #[test]
@@ -546,7 +547,7 @@ mod tests {
         assert!(!waiter.is_finished());
         assert!(mailbox.take(&mut Vec::new()));
         waiter.await.unwrap();
-        mailbox.post(1, notify()).unwrap();
+        post(&mailbox, notify()).unwrap();
     }
 
     #[test]
@@ -568,7 +569,7 @@ mod tests {
                 let mailbox = mailbox.clone();
                 thread::spawn(move || {
                     for _ in 0..EACH {
-                        while mailbox.post(1, notify()).is_err() {
+                        while post(&mailbox, notify()).is_err() {
                             thread::yield_now();
                         }
                     }
