@@ -2,11 +2,13 @@
 //!
 //! Whoever handles many messages in a row (a session its input, a generation its mail) would wake the next thread with
 //! the first of them, and on a busy processor change places with it for each. So in a batch, wakes are held back; at its
-//! end mailboxes are roused once, and sockets are written with one syscall each, from here.
+//! end mailboxes are roused once, and sockets are written with one syscall each, from here. A worker of the runtime
+//! holds back mailboxes still longer, until it has served all sockets that were ready and is about to sleep.
 //!
 //! Nothing may be lost by this if a handler does not return: what a batch holds is shared, and [`rescue`] wakes it.
 
 use std::{
+    cell::Cell,
     marker::PhantomData,
     sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
@@ -16,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::{modules::mailbox::Mailbox, session::outbox::Outbox};
 
-/// How long a wake may be held back: then each goes out at once, so that slow handlers delay nobody but themselves.
+/// How long a wake may be held back: then it goes out, so that slow handlers delay nobody but themselves.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Sockets that a batch writes itself. The rest is left to the tasks of their sessions, which run on all processors.
@@ -25,6 +27,8 @@ const DIRECT: usize = 256;
 thread_local! {
     /// What this thread holds back.
     static OWN: Arc<Batch> = Batch::registered();
+    /// Whether this thread says when it is about to sleep.
+    static SAYS_WHEN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What the batch of one thread holds back.
@@ -33,7 +37,9 @@ struct Batch(Mutex<Held>);
 
 #[derive(Debug, Default)]
 struct Held {
-    /// Since when; `None` outside of a batch.
+    /// Whether messages are being handled in a row.
+    in_scope: bool,
+    /// Since when something may be held back.
     since: Option<Instant>,
     mailboxes: Vec<Arc<Mailbox>>,
     outboxes: Vec<Arc<Outbox>>,
@@ -46,20 +52,59 @@ pub(crate) struct Scope(PhantomData<*const ()>);
 /// Begins a batch on this thread: until it ends, wakes are held back.
 #[must_use = "the batch ends when this is dropped"]
 pub(crate) fn begin() -> Scope {
-    OWN.with(|batch| batch.0.lock().since = Some(Instant::now()));
+    let now = Instant::now();
+    OWN.with(|batch| {
+        let mut held = batch.0.lock();
+        held.in_scope = true;
+        let overdue = if held.is_overdue(now) { std::mem::take(&mut held.mailboxes) } else { Vec::new() };
+        if held.mailboxes.is_empty() {
+            held.since = Some(now);
+        }
+        drop(held);
+        overdue.iter().for_each(|mailbox| mailbox.rouse());
+    });
     Scope(PhantomData)
 }
 
 impl Drop for Scope {
     fn drop(&mut self) {
+        let says_when = SAYS_WHEN.get();
         let (mailboxes, outboxes) = OWN.with(|batch| {
             let mut held = batch.0.lock();
-            held.since = None;
-            (std::mem::take(&mut held.mailboxes), std::mem::take(&mut held.outboxes))
+            held.in_scope = false;
+            let mailboxes = if says_when { Vec::new() } else { std::mem::take(&mut held.mailboxes) };
+            if held.mailboxes.is_empty() {
+                held.since = None;
+            }
+            (mailboxes, std::mem::take(&mut held.outboxes))
         });
         mailboxes.iter().for_each(|mailbox| mailbox.rouse());
         outboxes.iter().for_each(|outbox| outbox.flush_from_batch());
     }
+}
+
+/// For a worker of the runtime, which calls it each time it is about to sleep: rouses the mailboxes that it held back.
+pub(crate) fn before_sleep() {
+    SAYS_WHEN.set(true);
+    release(|_| true);
+}
+
+/// Rouses what this thread has held back for too long. For tasks that do much without handling messages.
+pub(crate) fn relieve() {
+    release(|held| held.is_overdue(Instant::now()));
+}
+
+fn release(whether: impl FnOnce(&Held) -> bool) {
+    // A thread that is ending has no batch any more.
+    let released = OWN.try_with(|batch| {
+        let mut held = batch.0.lock();
+        if held.mailboxes.is_empty() || !whether(&held) {
+            return Vec::new();
+        }
+        held.since = None;
+        std::mem::take(&mut held.mailboxes)
+    });
+    released.iter().flatten().for_each(|mailbox| mailbox.rouse());
 }
 
 impl Batch {
@@ -72,23 +117,48 @@ impl Batch {
     }
 }
 
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let held = self.0.get_mut();
+        held.mailboxes.iter().for_each(|mailbox| mailbox.rouse());
+        held.outboxes.iter().for_each(|outbox| outbox.wake_session());
+    }
+}
+
+impl Held {
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.since.is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE)
+    }
+}
+
 /// Rouses a mailbox: now, or at the end of the batch.
 pub(crate) fn rouse(mailbox: &Arc<Mailbox>) {
-    if !hold(|held| held.mailboxes.push(mailbox.clone())) {
+    let held = OWN.try_with(|batch| {
+        let mut held = batch.0.lock();
+        let now = Instant::now();
+        let holds = (held.in_scope || SAYS_WHEN.get()) && !held.is_overdue(now);
+        if holds {
+            held.since.get_or_insert(now);
+            held.mailboxes.push(mailbox.clone());
+        }
+        holds
+    });
+    if !held.unwrap_or(false) {
         mailbox.rouse();
     }
 }
 
 /// Has an outbox written: by its session, or at the end of the batch.
 pub(crate) fn write(outbox: &Arc<Outbox>) {
-    let mut room = true;
-    let held = hold(|held| {
-        room = held.outboxes.len() < DIRECT;
-        if room {
+    let held = OWN.try_with(|batch| {
+        let mut held = batch.0.lock();
+        let holds = held.in_scope && held.outboxes.len() < DIRECT && !held.is_overdue(Instant::now());
+        if holds {
             held.outboxes.push(outbox.clone());
         }
+        holds
     });
-    if !held || !room {
+    if !held.unwrap_or(false) {
         outbox.wake_session();
     }
 }
@@ -98,7 +168,7 @@ pub(crate) fn rescue(now: Instant) {
     let stuck: Vec<Arc<Batch>> = all().lock().iter().filter_map(Weak::upgrade).collect();
     for batch in stuck {
         let mut held = batch.0.lock();
-        if held.since.is_none_or(|since| now.saturating_duration_since(since) < PATIENCE) {
+        if !held.is_overdue(now) {
             continue;
         }
         let (mailboxes, outboxes) = (std::mem::take(&mut held.mailboxes), std::mem::take(&mut held.outboxes));
@@ -106,20 +176,6 @@ pub(crate) fn rescue(now: Instant) {
         mailboxes.iter().for_each(|mailbox| mailbox.rouse());
         outboxes.iter().for_each(|outbox| outbox.wake_session());
     }
-}
-
-/// Whether this thread is in a batch, and that is young: then `what` was done.
-fn hold(what: impl FnOnce(&mut Held)) -> bool {
-    // A thread that is ending has no batch any more.
-    let held = OWN.try_with(|batch| {
-        let mut held = batch.0.lock();
-        let holds = held.since.is_some_and(|since| since.elapsed() < PATIENCE);
-        if holds {
-            what(&mut held);
-        }
-        holds
-    });
-    held.unwrap_or(false)
 }
 
 fn all() -> &'static Mutex<Vec<Weak<Batch>>> {

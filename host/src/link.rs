@@ -334,8 +334,10 @@ mod tests {
     }
 
     fn publish(topic: &str, payload: &[u8]) -> Vec<u8> {
+        let mut length = [0; 4];
+        let used = packet::write_remaining_length(&mut length, 2 + topic.len() + payload.len());
         let mut out = vec![0x30];
-        packet::put_remaining_length(&mut out, 2 + topic.len() + payload.len());
+        out.extend_from_slice(&length[..used]);
         out.extend_from_slice(&(topic.len() as u16).to_be_bytes());
         out.extend_from_slice(topic.as_bytes());
         out.extend_from_slice(payload);

@@ -172,7 +172,8 @@ impl Master {
         let call = Call {
             source,
             body: Bytes::copy_from_slice(body.as_bytes()),
-            deadline: self.modules.deadline(Role::Master, module),
+            arrived: Instant::now(),
+            patience: None,
             responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), topic, id))),
         };
         self.modules.deliver(Role::Master, module, call)

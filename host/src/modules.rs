@@ -14,6 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use foldhash::fast::FixedState;
 use muster_plugin_api::{Event, Manifest, Role, Schedule};
 use tokio::sync::Notify;
 
@@ -108,10 +109,11 @@ pub(crate) struct IdTaken {
     pub(crate) owner: Option<Arc<str>>,
 }
 
+/// The tables are asked for each message, by names that peers choose. They cannot put any in, so that a fast hash is safe.
 #[derive(Debug, Default)]
 struct Routes {
-    master: HashMap<ModuleId, Arc<Route>>,
-    monitor: HashMap<ModuleId, Arc<Route>>,
+    master: HashMap<ModuleId, Arc<Route>, FixedState>,
+    monitor: HashMap<ModuleId, Arc<Route>, FixedState>,
     /// In the order of lists.
     files: Vec<Served>,
 }
@@ -173,7 +175,8 @@ impl Modules {
             if !route.is_enabled() {
                 return Err(Rejected::Disabled(call));
             }
-            match route.mailbox.post(route.instance, call) {
+            let deadline = call.arrived + call.patience.or(route.deadline()).unwrap_or(self.deadline);
+            match route.mailbox.post(route.instance, deadline, call) {
                 Ok(()) => return Ok(()),
                 Err(Refused::Full(back)) => return Err(Rejected::Full(back)),
                 Err(Refused::Unfit(back, why)) => return Err(Rejected::Unfit(back, why)),
@@ -208,11 +211,6 @@ impl Modules {
     /// For how long the module's library has been in one handler.
     pub(crate) fn in_handler_for(&self, role: Role, id: &str) -> Option<Duration> {
         self.find(role, id)?.mailbox.presence().in_step_for()
-    }
-
-    /// When a request to the module that begins now has to be over.
-    pub(crate) fn deadline(&self, role: Role, id: &str) -> Instant {
-        Instant::now() + self.find(role, id).and_then(|route| route.deadline()).unwrap_or(self.deadline)
     }
 
     /// The ids of all modules in this role, in order of registration: by name of the file at the start of the daemon,
@@ -461,7 +459,7 @@ impl Routes {
         routes
     }
 
-    fn of(&self, role: Role) -> &HashMap<ModuleId, Arc<Route>> {
+    fn of(&self, role: Role) -> &HashMap<ModuleId, Arc<Route>, FixedState> {
         match role {
             Role::Master => &self.master,
             Role::Monitor => &self.monitor,

@@ -317,7 +317,8 @@ impl Monitor {
         let call = Call {
             source: Source::Server(from.clone()),
             body: Bytes::copy_from_slice(body.as_bytes()),
-            deadline: self.modules.deadline(Role::Monitor, &module),
+            arrived: std::time::Instant::now(),
+            patience: None,
             responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), Topic::Monitor, id))),
         };
         self.modules.deliver(Role::Monitor, &module, call)

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
 use crate::{
     ids::ConnId,
@@ -68,13 +68,14 @@ pub(crate) struct Place {
     registered: bool,
 }
 
-/// Takes an address; port 0 asks for any. Nobody can connect yet.
+/// Takes an address; port 0 asks for any. Nobody can connect yet. Connections inherit the options that are set here.
 ///
 /// # Errors
 /// When the address is in use or not ours.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    watch_peers(&socket)?;
     socket.bind(address)?;
     Ok(socket)
 }
@@ -129,9 +130,6 @@ impl Net {
             debug!(%address, "too many connections from this address");
             return;
         };
-        if let Err(error) = prepare(&stream) {
-            warn!(%address, %error, "socket options");
-        }
         let conn = ConnId(self.next.fetch_add(1, Ordering::Relaxed));
         let mut session = Session::new(stream, conn, address, master, place);
         self.sessions.lock().insert(conn, session.outbox().clone());
@@ -196,11 +194,31 @@ impl Drop for Place {
     }
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
+/// Has the kernel find dead peers, and send at once what is written.
+fn watch_peers(socket: &TcpSocket) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    stream.set_nodelay(true)
+    socket.set_tcp_nodelay(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_inherits_what_the_listener_was_told() {
+        let listener = listen(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, _) = accepted.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+    }
 }

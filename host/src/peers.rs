@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use muster_plugin_api::{Body, Event, RequestError, Server, ServerAddress};
 use parking_lot::RwLock;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 pub(crate) use self::gather::Gather;
 pub(crate) use self::pending::{Pending, Waiter};
@@ -51,7 +51,8 @@ pub(crate) struct Remembering {
 
 #[derive(Default)]
 struct Tables {
-    servers: HashMap<ServerId, Entry>,
+    /// Boxed, for a table is up to half empty.
+    servers: HashMap<ServerId, Box<Entry>>,
     clients: HashMap<ClientId, ClientPeer>,
 }
 
@@ -68,7 +69,8 @@ struct Entry {
 #[derive(Clone)]
 struct Peer {
     identity: Arc<ServerIdentity>,
-    info: Arc<Map<String, Value>>,
+    /// Kept as text: a tree of a dozen values would take most of what a server costs.
+    info: Body,
     outbox: Arc<Outbox>,
 }
 
@@ -88,7 +90,8 @@ pub(crate) struct Link {
 pub(crate) struct Candidate {
     pub(crate) id: ServerId,
     pub(crate) server_type: ServerType,
-    pub(crate) info: Map<String, Value>,
+    /// What it says of itself: an object.
+    pub(crate) info: Body,
     pub(crate) conn: ConnId,
     pub(crate) outbox: Arc<Outbox>,
     /// The frame that tells it that it is in.
@@ -142,13 +145,11 @@ impl Peers {
     fn enter(&self, tables: &mut Tables, candidate: Candidate, again: bool) -> Link {
         let Candidate { id, server_type, info, conn, outbox, welcome } = candidate;
         let identity = Arc::new(ServerIdentity { id: id.clone(), server_type, incarnation: conn });
-        let entry = tables.servers.entry(id).or_insert_with(|| Entry {
-            primary: None,
-            slaves: Vec::new(),
-            pending: Arc::new(Pending::new(self.limits.per_server)),
-            away_since: None,
+        let entry = tables.servers.entry(id).or_insert_with(|| {
+            let pending = Arc::new(Pending::new(self.limits.per_server));
+            Box::new(Entry { primary: None, slaves: Vec::new(), pending, away_since: None })
         });
-        let peer = Peer { identity: identity.clone(), info: Arc::new(info), outbox: outbox.clone() };
+        let peer = Peer { identity: identity.clone(), info, outbox: outbox.clone() };
         let link = Link { identity, pending: entry.pending.clone() };
         outbox.push(welcome);
         let slave = entry.primary.is_some();
@@ -374,15 +375,16 @@ impl Peer {
         Server {
             id: self.identity.id.as_str().to_owned(),
             server_type: self.identity.server_type.as_str().to_owned(),
-            info: Body::of(&*self.info).unwrap_or_default(),
+            info: self.info.clone(),
             incarnation: self.identity.incarnation.0,
             slave,
         }
     }
 
     fn is_at(&self, address: &ServerAddress) -> bool {
-        self.info.get("host").and_then(Value::as_str) == Some(&address.host)
-            && self.info.get("port").and_then(Value::as_u64) == address.port.map(u64::from)
+        let info: Value = self.info.parse().unwrap_or_default();
+        info.get("host").and_then(Value::as_str) == Some(&address.host)
+            && info.get("port").and_then(Value::as_u64) == address.port.map(u64::from)
     }
 }
 
@@ -447,10 +449,10 @@ mod tests {
             Candidate {
                 id: id.into(),
                 server_type: id.split('-').next().unwrap().into(),
-                info: info.as_object().unwrap().clone(),
+                info: info.into(),
                 conn: ConnId(conn),
                 outbox: Arc::new(Outbox::without_socket(1000)),
-                welcome: Bytes::from_static(b"welcome"),
+                welcome: Bytes::from_static(b"welcome,"),
             }
         }
 
@@ -461,7 +463,7 @@ mod tests {
         }
 
         fn send(&self, to: To<'_>) -> usize {
-            self.peers.send(to, &Bytes::from_static(b"x"))
+            self.peers.send(to, &Bytes::from_static(b"x,"))
         }
 
         /// Asks a server that will not answer, with `deadline` from now.
@@ -486,7 +488,8 @@ mod tests {
         fn got(&self) -> String {
             let mut frames = VecDeque::new();
             assert_eq!(self.outbox.take(&mut frames), Order::GoOn);
-            frames.iter().map(|frame| String::from_utf8_lossy(frame)).collect::<Vec<_>>().join(",")
+            let sent: Vec<u8> = frames.into_iter().flatten().collect();
+            String::from_utf8_lossy(&sent).trim_end_matches(',').to_owned()
         }
     }
 

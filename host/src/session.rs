@@ -229,7 +229,8 @@ impl Session {
         loop {
             match poll_fn(|context| self.poll_event(context)).await? {
                 Event::Readable => self.take_input().await?,
-                Event::Output => {}
+                // A broadcast wakes thousands of tasks: what the first have held back is not to wait for the last.
+                Event::Output => batch::relieve(),
             }
             self.flush()?;
         }
@@ -264,9 +265,7 @@ impl Session {
 
     fn deadline(&self) -> Option<(Instant, End)> {
         let Limits { connect_within, register_within, write_stall, .. } = *self.master.limits();
-        let stall = self
-            .blocked
-            .map(|since| (since + write_stall, End::DoesNotRead("nothing was taken for too long")));
+        let stall = self.blocked.map(|since| (since + write_stall, End::DoesNotRead("nothing was taken for too long")));
         let finish = self.finish_by.map(|at| (at, End::Finished));
         let patience = Patience { accepted: self.accepted, connect_within, register_within };
         let patience = self.state.deadline(&patience).map(|(at, reason)| (at, End::Reason(reason)));
@@ -326,8 +325,7 @@ impl Session {
         let mut used = 0;
         while self.finish_by.is_none() {
             let limits = self.master.limits();
-            let limit =
-                if self.state.is_registered() { limits.packet_after_login } else { limits.packet_before_login };
+            let limit = if self.state.is_registered() { limits.packet_after_login } else { limits.packet_before_login };
             if input.get(used).is_some_and(|first| !self.state.may_begin_with(*first)) {
                 return Err(End::Reason(Reason::NoConnect));
             }

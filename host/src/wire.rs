@@ -7,6 +7,7 @@ pub(crate) mod envelope;
 pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod packet;
+mod quote;
 
 use serde_json::json;
 

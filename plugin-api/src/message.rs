@@ -1,6 +1,6 @@
 //! What travels between modules, the master and the monitors: bodies, answers and errors.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
@@ -10,11 +10,14 @@ use serde_json::{Value, value::RawValue};
 /// The host passes bodies on without parsing them. A module parses what it needs with [`Body::parse`]; an absent body
 /// parses like `null`, as the original's peers treat the two alike.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Body(Option<Box<str>>);
+pub struct Body(Option<Cow<'static, str>>);
 
 impl Body {
     /// The absent body: the field is left out of the message.
     pub const ABSENT: Body = Body(None);
+
+    /// `null`.
+    const NULL: Body = Body(Some(Cow::Borrowed("null")));
 
     /// Serialises `value`.
     ///
@@ -34,7 +37,7 @@ impl Body {
     /// # Errors
     /// When `json` is not one JSON value.
     pub fn raw(json: String) -> Result<Body, ModuleError> {
-        Ok(Body(Some(RawValue::from_string(json)?.get().into())))
+        Ok(RawValue::from_string(json)?.into())
     }
 
     /// Reads the body as a `T`.
@@ -66,7 +69,7 @@ impl Body {
             return Body::ABSENT;
         }
         // The host has checked that it is JSON, so it is UTF-8.
-        Body(Some(std::str::from_utf8(json).unwrap_or("null").into()))
+        std::str::from_utf8(json).map_or(Body::NULL, |json| Body(Some(json.to_owned().into())))
     }
 
     /// The bytes that cross the boundary: empty for absent.
@@ -83,13 +86,13 @@ impl fmt::Debug for Body {
 
 impl From<Value> for Body {
     fn from(value: Value) -> Body {
-        Body(Some(value.to_string().into()))
+        Body::from(&value)
     }
 }
 
 impl From<&Value> for Body {
     fn from(value: &Value) -> Body {
-        Body(Some(value.to_string().into()))
+        if value.is_null() { Body::NULL } else { Body(Some(value.to_string().into())) }
     }
 }
 
@@ -107,13 +110,13 @@ impl From<()> for Body {
 
 impl From<Box<RawValue>> for Body {
     fn from(raw: Box<RawValue>) -> Body {
-        Body(Some(raw.get().into()))
+        Body(Some(String::from(Box::<str>::from(raw)).into()))
     }
 }
 
 impl Serialize for Body {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw = RawValue::from_string(self.as_str().to_owned()).map_err(serde::ser::Error::custom)?;
+        let raw: &RawValue = serde_json::from_str(self.as_str()).map_err(serde::ser::Error::custom)?;
         raw.serialize(serializer)
     }
 }
@@ -177,7 +180,7 @@ pub enum Answer {
 impl Answer {
     /// No error, and `body`.
     pub fn ok(body: impl Into<Body>) -> Answer {
-        Answer::Reply { error: Value::Null.into(), body: body.into() }
+        Answer::Reply { error: Body::NULL, body: body.into() }
     }
 
     /// No error, and `value` as body.
@@ -190,7 +193,7 @@ impl Answer {
 
     /// Neither error nor body: done.
     pub fn done() -> Answer {
-        Answer::Reply { error: Value::Null.into(), body: Body::ABSENT }
+        Answer::Reply { error: Body::NULL, body: Body::ABSENT }
     }
 
     /// A plain text in the error slot.

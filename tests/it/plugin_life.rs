@@ -355,6 +355,10 @@ async fn row_10_a_library_that_cannot_be_unmapped_moves_to_a_worker_from_the_cap
         assert_eq!(peer.request("nodelete", json!({})).await["error"], Value::Null);
     }
     assert_eq!(mapped, 3, "the last one of the daemon, and none of a worker");
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn row_10_what_a_library_leaves_for_its_end_is_done_and_it_is_unmapped() {
     let (master, address) = master(&[], &[("plugins.gone_after", "200ms")]).await;
     let mut peer = Peer::admin(address, "client").await;

@@ -7,6 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{CliError, render};
 use crate::{
+    batch,
     config::{Address, MasterConfig, MonitorConfig, Sources},
     daemon,
     demo::Demo,
@@ -185,7 +186,7 @@ impl WorkerArgs {
 }
 
 fn runtime() -> Result<Runtime, CliError> {
-    Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)
+    Builder::new_multi_thread().enable_all().on_thread_park(batch::before_sleep).build().map_err(CliError::Runtime)
 }
 
 fn variable(name: &str) -> Option<String> {

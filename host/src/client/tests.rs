@@ -106,7 +106,9 @@ impl Peer {
     }
 
     async fn answer(&mut self, id: u64, error: &str, body: &str) {
-        self.send(envelope::response(Topic::Client, &ReqId::Number(id), error.as_bytes(), body.as_bytes())).await;
+        let mut frame = Vec::new();
+        envelope::response(&mut frame, Topic::Client, &ReqId::Number(id), error.as_bytes(), body.as_bytes());
+        self.send(frame.into()).await;
     }
 
     async fn send(&mut self, frame: Bytes) {

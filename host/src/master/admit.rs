@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde_json::Value;
 use tracing::{info, warn};
 
 use super::{Identity, Master};
@@ -167,7 +168,7 @@ fn candidate(hello: MonitorHello, conn: ConnId, outbox: &Arc<Outbox>, answer: To
     Candidate {
         id: id.into(),
         server_type: server_type.into(),
-        info,
+        info: Value::Object(info).into(),
         conn,
         outbox: outbox.clone(),
         welcome: handshake::answer(answer, Ok(())),

@@ -194,8 +194,8 @@ pub(crate) fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Cal
         body: RSlice::from_slice(&[]),
     };
     Some(match post {
-        Post::Call { instance, id, call, waited_for } => {
-            let left = call.deadline.saturating_duration_since(now);
+        Post::Call { instance, id, deadline, call, waited_for } => {
+            let left = deadline.saturating_duration_since(now);
             if *waited_for && left.is_zero() {
                 // It waited too long in the queue: the one who asked has been told, or is told now.
                 calls.skip(*id, now);

@@ -1,6 +1,10 @@
 //! One message on its way to a module, and the one who waits for its end.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 #[cfg(test)]
@@ -18,8 +22,10 @@ pub(crate) struct Call {
     pub(crate) source: Source,
     /// Its body: JSON text, checked to be JSON by whoever made the call; empty for absent.
     pub(crate) body: Bytes,
-    /// When the one who waits gets a timeout instead.
-    pub(crate) deadline: Instant,
+    /// When it came; its deadline counts from there.
+    pub(crate) arrived: Instant,
+    /// How long the one who waits may have to; `None`: as its module says.
+    pub(crate) patience: Option<Duration>,
     /// Who waits; nobody for notifies and ticks.
     pub(crate) responder: Option<Responder>,
 }

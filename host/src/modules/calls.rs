@@ -13,13 +13,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use foldhash::fast::FixedState;
 use muster_plugin_api::{Role, abi::status};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
     actor::Instance,
     breaker::{self, Breaker},
-    call::{Outcome, Responder, Source},
+    call::{Call, Outcome, Responder, Source},
     latency::Latency,
 };
 
@@ -67,7 +68,8 @@ pub(crate) struct Figures {
 
 #[derive(Debug, Default)]
 struct Table {
-    entries: HashMap<u64, Entry>,
+    /// By ids of our own, so that a fast hash is safe.
+    entries: HashMap<u64, Entry, FixedState>,
     /// No deadline lies before this; later ones may.
     earliest: Option<Instant>,
 }
@@ -132,10 +134,12 @@ impl Calls {
     }
 
     /// Notes a message; with a responder it is waited for.
-    pub(crate) fn begin(&self, instance: u32, source: &Source, deadline: Instant, responder: Option<Responder>) -> u64 {
-        let by_client = matches!(source, Source::Client(_));
+    pub(crate) fn begin(&self, instance: u32, call: &Call, deadline: Instant, responder: Option<Responder>) -> u64 {
+        let by_client = matches!(call.source, Source::Client(_));
         match responder {
-            Some(responder) => self.insert(instance, by_client, Some(deadline), Waiter::Caller(responder)),
+            Some(responder) => {
+                self.insert(instance, by_client, call.arrived, Some(deadline), Waiter::Caller(responder))
+            }
             None => {
                 self.open.fetch_add(1, Ordering::SeqCst);
                 self.number()
@@ -145,13 +149,13 @@ impl Calls {
 
     /// Notes a tick.
     pub(crate) fn begin_tick(&self, instance: u32, deadline: Instant, tick: Tick) -> u64 {
-        self.insert(instance, false, Some(deadline), Waiter::Tick(tick))
+        self.insert(instance, false, Instant::now(), Some(deadline), Waiter::Tick(tick))
     }
 
     /// Notes a step in the life of an instance, at whose end it may say so many bytes. Has no deadline: whoever began it
     /// watches the time.
     pub(crate) fn begin_life(&self, instance: u32, ended: oneshot::Sender<LifeEnd>, most: Option<usize>) -> u64 {
-        self.insert(instance, false, None, Waiter::Life(ended, most))
+        self.insert(instance, false, Instant::now(), None, Waiter::Life(ended, most))
     }
 
     /// Takes back a call that was begun but refused by the mailbox: as if it had never been here.
@@ -309,10 +313,9 @@ impl Calls {
         }
     }
 
-    fn insert(&self, instance: u32, by_client: bool, deadline: Option<Instant>, waiter: Waiter) -> u64 {
+    fn insert(&self, instance: u32, by_client: bool, begun: Instant, deadline: Option<Instant>, waiter: Waiter) -> u64 {
         let life = if matches!(waiter, Waiter::Life(..)) { LIFE } else { 0 };
         let id = self.number() | TRACKED | life;
-        let begun = Instant::now();
         let entry = Entry { instance, by_client, begun, deadline, waiter: Some(waiter), handled: false };
         self.open.fetch_add(1, Ordering::SeqCst);
         let mut table = self.table();

@@ -5,7 +5,7 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -60,7 +60,7 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) enum Post {
     /// A message, noted in the table of calls under `id`.
-    Call { instance: u32, id: u64, call: Call, waited_for: bool },
+    Call { instance: u32, id: u64, deadline: Instant, call: Call, waited_for: bool },
     /// A tick of the schedule.
     Tick { instance: u32, id: u64 },
     /// An event, as JSON.
@@ -171,19 +171,20 @@ impl Mailbox {
     ///
     /// # Errors
     /// The call comes back, with whoever waits for it, if there is no room or this generation is going.
-    pub(crate) fn post(self: &Arc<Self>, instance: u32, mut call: Call) -> Result<(), Refused> {
+    pub(crate) fn post(self: &Arc<Self>, instance: u32, deadline: Instant, mut call: Call) -> Result<(), Refused> {
         if let Some(why) = self.unfit() {
             return Err(Refused::Unfit(call, why));
         }
-        let waited_for = call.responder.is_some();
+        let responder = call.responder.take();
+        let waited_for = responder.is_some();
         // Noted before it can be answered. The table and the queue are never locked together.
-        let id = self.calls.begin(instance, &call.source, call.deadline, call.responder.take());
+        let id = self.calls.begin(instance, &call, deadline, responder);
         let refused = {
             let mut queue = self.queue();
             match queue.phase {
                 Phase::Open if queue.calls < CAPACITY => {
                     queue.calls += 1;
-                    self.push(queue, Post::Call { instance, id, call, waited_for });
+                    self.push(queue, Post::Call { instance, id, deadline, call, waited_for });
                     self.calls.figures().calls.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
                 }
@@ -200,7 +201,7 @@ impl Mailbox {
     }
 
     /// Puts a tick into the queue; says whether it did.
-    pub(crate) fn tick(self: &Arc<Self>, instance: u32, deadline: std::time::Instant, tick: Tick) -> bool {
+    pub(crate) fn tick(self: &Arc<Self>, instance: u32, deadline: Instant, tick: Tick) -> bool {
         let id = self.calls.begin_tick(instance, deadline, tick);
         let unfit = self.unfit();
         let queue = self.queue();
@@ -357,7 +358,7 @@ impl Mailbox {
 
     /// Like [`take`](Mailbox::take), for those who start and cannot take calls yet: these stay where they are. Returns at
     /// `until` at the latest.
-    pub(crate) fn take_urgent(&self, batch: &mut Vec<Post>, until: std::time::Instant) -> bool {
+    pub(crate) fn take_urgent(&self, batch: &mut Vec<Post>, until: Instant) -> bool {
         let is_urgent = |post: &Post| !matches!(post, Post::Call { .. } | Post::Tick { .. });
         let mut queue = self.queue();
         while queue.phase != Phase::Closed && !queue.woken && !queue.posts.iter().any(is_urgent) {
@@ -372,8 +373,8 @@ impl Mailbox {
     }
 
     /// Lets time pass; says whether the mailbox was closed meanwhile.
-    pub(crate) fn pause(&self, duration: std::time::Duration) -> bool {
-        let until = std::time::Instant::now() + duration;
+    pub(crate) fn pause(&self, duration: Duration) -> bool {
+        let until = Instant::now() + duration;
         let mut queue = self.queue();
         while queue.phase != Phase::Closed {
             match self.sleep(queue, until) {
@@ -385,8 +386,8 @@ impl Mailbox {
     }
 
     /// Sleeps until something arrives; `false` when it is `until`.
-    fn sleep<'a>(&self, mut queue: MutexGuard<'a, Queue>, until: std::time::Instant) -> (MutexGuard<'a, Queue>, bool) {
-        let left = until.saturating_duration_since(std::time::Instant::now());
+    fn sleep<'a>(&self, mut queue: MutexGuard<'a, Queue>, until: Instant) -> (MutexGuard<'a, Queue>, bool) {
+        let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return (queue, false);
         }

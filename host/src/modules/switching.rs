@@ -58,9 +58,8 @@ impl Switch {
             user: "admin".to_owned(),
             level: 1,
         };
-        let deadline = Instant::now() + Duration::from_secs(15);
         let source = Source::Client(Arc::new(client));
-        let call = Call { source, body: Bytes::new(), deadline, responder: None };
+        let call = Call { source, body: Bytes::new(), arrived: Instant::now(), patience: None, responder: None };
         self.modules.route(Role::Master, "m", call).is_ok()
     }
 

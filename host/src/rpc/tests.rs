@@ -12,8 +12,7 @@ use tokio::{
 
 use super::{Call, Config, Rpc, message::Response};
 use crate::wire::{
-    Topic,
-    frame,
+    Topic, frame,
     packet::{self, Packet},
 };
 

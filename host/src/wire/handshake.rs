@@ -127,7 +127,7 @@ pub(crate) fn md5_hex(password: &str) -> String {
 
 fn publish(topic: Topic, payload: &Value) -> Bytes {
     let payload = payload.to_string();
-    frame::alone(topic, payload.len(), |frame| drop(frame.put(payload.as_bytes())))
+    frame::alone(topic, payload.len(), |frame| frame.put(payload.as_bytes()))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
 
 type End = oneshot::Receiver<OwnedOutcome>;
 
-fn client() -> Source {
+fn call() -> Call {
     let client = ClientIdentity {
         connection: ConnId(1),
         address: ([127, 0, 0, 1], 1).into(),
@@ -20,13 +20,14 @@ fn client() -> Source {
         user: "admin".to_owned(),
         level: 1,
     };
-    Source::Client(Arc::new(client))
+    let source = Source::Client(Arc::new(client));
+    Call { source, body: bytes::Bytes::new(), arrived: Instant::now(), patience: None, responder: None }
 }
 
 fn request(calls: &Calls, within: Duration) -> (u64, End) {
     let (responder, end) = oneshot::channel();
-    let deadline = Instant::now() + within;
-    (calls.begin(1, &client(), deadline, Some(Responder::Channel(responder))), end)
+    let call = call();
+    (calls.begin(1, &call, call.arrived + within, Some(Responder::Channel(responder))), end)
 }
 
 fn calls() -> Calls {
@@ -118,7 +119,7 @@ fn ending_all_ends_each_that_waits_with_the_reason() {
 fn a_call_that_is_lost_ends_with_the_reason_and_is_not_waited_for() {
     let calls = calls();
     let (id, mut end) = request(&calls, LATER);
-    let notify = calls.begin(1, &client(), Instant::now() + LATER, None);
+    let notify = calls.begin(1, &call(), Instant::now() + LATER, None);
     calls.lose(id, "was restarted: it died");
     calls.lose(notify, "was restarted: it died");
     assert_eq!(end.try_recv(), Ok(OwnedOutcome::Failed("module ? was restarted: it died".to_owned())));
@@ -145,7 +146,7 @@ fn a_tick_lets_the_next_one_come_when_it_ends_or_is_overdue() {
 async fn idle_is_reached_when_the_last_handler_ends() {
     let calls = Arc::new(calls());
     let (id, _end) = request(&calls, LATER);
-    let notify = calls.begin(1, &client(), Instant::now() + LATER, None);
+    let notify = calls.begin(1, &call(), Instant::now() + LATER, None);
     let idle = tokio::spawn({
         let calls = calls.clone();
         async move { calls.idle().await }

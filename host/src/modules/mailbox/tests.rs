@@ -1,9 +1,6 @@
 //! The queue by itself: what gets in, what is taken out, and who is told.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::thread;
 
 use super::*;
 use crate::{
@@ -16,7 +13,6 @@ fn mailbox() -> Arc<Mailbox> {
 }
 
 fn notify() -> Call {
-    let deadline = Instant::now() + Duration::from_secs(15);
     let client = ClientIdentity {
         connection: ConnId(1),
         address: ([127, 0, 0, 1], 1).into(),
@@ -25,12 +21,16 @@ fn notify() -> Call {
         level: 1,
     };
     let source = Source::Client(Arc::new(client));
-    Call { source, body: Bytes::from_static(b"1"), deadline, responder: None }
+    Call { source, body: Bytes::from_static(b"1"), arrived: Instant::now(), patience: None, responder: None }
+}
+
+fn post(mailbox: &Arc<Mailbox>, call: Call) -> Result<(), Refused> {
+    mailbox.post(1, call.arrived + Duration::from_secs(15), call)
 }
 
 fn fill(mailbox: &Arc<Mailbox>) {
     for _ in 0..CAPACITY {
-        mailbox.post(1, notify()).unwrap();
+        post(mailbox, notify()).unwrap();
     }
 }
 
@@ -40,7 +40,7 @@ fn a_full_mailbox_gives_the_call_back_with_the_one_who_waits() {
     fill(&mailbox);
     let (responder, mut end) = oneshot::channel();
     let call = Call { responder: Some(Responder::Channel(responder)), ..notify() };
-    let Err(Refused::Full(back)) = mailbox.post(1, call) else { panic!("it is full") };
+    let Err(Refused::Full(back)) = post(&mailbox, call) else { panic!("it is full") };
     assert_eq!(mailbox.calls().open(), CAPACITY, "the one that came back is not counted");
     back.responder.unwrap().end(crate::modules::call::Outcome::Failed("busy"));
     assert_eq!(end.try_recv(), Ok(OwnedOutcome::Failed("busy".to_owned())));
@@ -58,7 +58,7 @@ fn what_handlers_wait_for_gets_into_a_full_mailbox_and_into_one_that_drains() {
     let ids: Vec<u64> =
         batch.iter().filter_map(|post| if let Post::Complete { id, .. } = post { Some(*id) } else { None }).collect();
     assert_eq!(ids, [7, 8]);
-    assert!(matches!(mailbox.post(1, notify()), Err(Refused::Closed(_))), "but no calls");
+    assert!(matches!(post(&mailbox, notify()), Err(Refused::Closed(_))), "but no calls");
 }
 
 #[test]
@@ -98,7 +98,7 @@ async fn who_waits_for_space_is_told_when_a_batch_is_taken() {
     assert!(!waiter.is_finished());
     assert!(mailbox.take(&mut Vec::new()));
     waiter.await.unwrap();
-    mailbox.post(1, notify()).unwrap();
+    post(&mailbox, notify()).unwrap();
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn many_senders_lose_nothing_and_wake_the_sleeper() {
             let mailbox = mailbox.clone();
             thread::spawn(move || {
                 for _ in 0..EACH {
-                    while mailbox.post(1, notify()).is_err() {
+                    while post(&mailbox, notify()).is_err() {
                         thread::yield_now();
                     }
                 }

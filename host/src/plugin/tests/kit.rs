@@ -192,7 +192,8 @@ impl Kit {
         let call = Call {
             source: Source::Client(Arc::new(client)),
             body: Bytes::from(body.to_string()),
-            deadline: Instant::now() + within,
+            arrived: Instant::now(),
+            patience: Some(within),
             responder: Some(Responder::Channel(responder)),
         };
         match self.modules.route(Role::Master, module, call) {
