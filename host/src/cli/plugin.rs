@@ -17,9 +17,11 @@ use super::{
 
 mod change;
 mod check;
+mod found;
 mod new;
+mod trial;
 
-pub(super) use check::Unfit;
+pub(super) use found::Unfit;
 pub(super) use new::NewError;
 
 /// The module that is asked.
@@ -32,6 +34,8 @@ pub(super) enum PluginCommand {
     New(new::New),
     /// Vet a file as daemons do, and show what is in it; exit code 1 if it would not be loaded
     Check(check::Check),
+    /// Load, call, reload and unload a file in temporary daemons, in both isolation modes; exit code 1 if it fails
+    Test(trial::Trial),
     /// List the plugin files, what became of each, and what could not be unloaded
     List(Asking),
     /// Put a file into the plugin directory, and wait until it is served or refused
@@ -103,6 +107,7 @@ impl PluginCommand {
         match self {
             PluginCommand::New(_) => Output::Table,
             PluginCommand::Check(check) => check.output,
+            PluginCommand::Test(trial) => trial.output,
             PluginCommand::List(asking) => asking.output,
             PluginCommand::Install { ordering, .. }
             | PluginCommand::Reload(Order { ordering, .. })
@@ -122,6 +127,7 @@ pub(super) async fn run(command: PluginCommand) -> Result<String, CliError> {
     match command {
         PluginCommand::New(new) => new.run(),
         PluginCommand::Check(check) => check.run().await,
+        PluginCommand::Test(trial) => trial.run().await,
         PluginCommand::List(asking) => list(asking).await,
         PluginCommand::Install { file, name, plugins, ordering } => {
             change::install(file, name, plugins, &ordering).await

@@ -1,14 +1,17 @@
 //! `muster plugin check`: what a daemon would say to a file, without a daemon.
 
-use std::{fmt, path::PathBuf};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::json;
 
+use super::found::Unfit;
 use crate::{
     cli::{CliError, ask::Output, render},
     plugin::{
         Checker,
+        preflight::Refused,
+        refusal::Refusal,
         survey::{self, Survey},
     },
 };
@@ -26,38 +29,33 @@ pub(in crate::cli) struct Check {
     pub(super) output: Output,
 }
 
-/// Why a daemon would not load a file.
-#[derive(Debug)]
-pub(in crate::cli) struct Unfit {
-    file: PathBuf,
-    reason: String,
-    details: Option<String>,
-    /// Everything that was found, for programs.
-    pub(in crate::cli) report: Value,
-}
-
 impl Check {
     /// Vets the file, and shows what is in it.
     pub(super) async fn run(self) -> Result<String, CliError> {
         let Check { file, verbose, output } = self;
-        let surveyed = Survey::of(&file, &Checker::default()).await;
-        let unfit = |reason: String, details: Option<String>, report: Value| {
-            let details = details.filter(|_| verbose);
-            CliError::Unfit(Unfit { file: file.clone(), reason, details, report }.into())
-        };
-        let survey = match surveyed {
-            Ok(survey) => survey,
-            Err(refusal) => {
-                let report = serde_json::json!({ "file": file, "loadable": false, "reason": refusal.to_string() });
-                return Err(unfit(refusal.to_string(), None, report));
-            }
-        };
-        let report = survey.to_json(&file);
-        match (&survey.verdict, output) {
-            (Err(refused), _) => Err(unfit(refused.refusal.to_string(), refused.details.clone(), report)),
-            (Ok(_), Output::Json) => Ok(report.to_string()),
-            (Ok(_), Output::Table) => Ok(described(&survey)),
-        }
+        let survey = vetted(&file, verbose).await?;
+        Ok(match output {
+            Output::Json => survey.to_json(&file).to_string(),
+            Output::Table => described(&survey),
+        })
+    }
+}
+
+/// Looks at a file, which a daemon would load.
+pub(super) async fn vetted(file: &Path, verbose: bool) -> Result<Survey, Unfit> {
+    let headline = |reason: &Refusal| format!("{} would not be loaded: {reason}", file.display());
+    let survey = Survey::of(file, &Checker::default()).await.map_err(|refusal| Unfit {
+        headline: headline(&refusal),
+        details: None,
+        report: json!({ "file": file, "loadable": false, "reason": refusal.to_string() }),
+    })?;
+    match &survey.verdict {
+        Ok(_) => Ok(survey),
+        Err(Refused { refusal, details }) => Err(Unfit {
+            headline: headline(refusal),
+            details: details.clone().filter(|_| verbose),
+            report: survey.to_json(file),
+        }),
     }
 }
 
@@ -101,15 +99,3 @@ fn described(survey: &Survey) -> String {
     });
     text
 }
-
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} would not be loaded: {}", self.file.display(), self.reason)?;
-        match &self.details {
-            Some(details) => write!(f, "\n{details}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for Unfit {}
