@@ -303,11 +303,8 @@ impl Serving<'_> {
 
     fn publish(&mut self, payload: &[&[u8]]) {
         let size = payload.iter().map(|part| part.len()).sum();
-        self.writer.push(frame::alone(Topic::Rpc, size, |frame| {
-            for part in payload {
-                frame.put(part);
-            }
-        }));
+        self.writer
+            .push(frame::alone(Topic::Rpc, size, |frame| payload.iter().fold(frame, |frame, part| frame.put(part))));
     }
 
     /// Ends the calls that a message answers. Answers that nobody waits for (any more) are dropped.

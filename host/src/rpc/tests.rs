@@ -92,7 +92,7 @@ impl Server {
     }
 
     async fn send(&mut self, payload: &str) {
-        let frame = frame::alone(Topic::Rpc, payload.len(), |frame| drop(frame.put(payload.as_bytes())));
+        let frame = frame::alone(Topic::Rpc, payload.len(), |frame| frame.put(payload.as_bytes()));
         self.socket.write_all(&frame).await.unwrap();
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct Back {
 /// See [`Back`]. A tick is not given back: the next one comes.
 #[derive(Debug)]
 pub(crate) enum Held {
-    Call(Call),
+    Call { call: Call, deadline: Instant },
     Event(Bytes),
 }
 
@@ -71,11 +71,11 @@ impl Mailbox {
         };
         let held: Vec<Post> = self.queue().posts.extract_if(.., is_back).collect();
         let back = held.into_iter().filter_map(|post| match post {
-            Post::Call { instance, id, mut call, waited_for } => {
+            Post::Call { instance, id, deadline, mut call, waited_for } => {
                 call.responder = self.calls.withdraw(id);
                 // Who waited and does not any more has been told at the deadline.
                 let is_open = call.responder.is_some() || !waited_for;
-                is_open.then_some(Back { instance, what: Held::Call(call) })
+                is_open.then_some(Back { instance, what: Held::Call { call, deadline } })
             }
             Post::Tick { id, .. } => {
                 self.calls.withdraw(id);
@@ -96,10 +96,11 @@ impl Mailbox {
         let posts: Vec<Post> = first
             .into_iter()
             .map(|Back { instance, what }| match what {
-                Held::Call(mut call) => {
-                    let waited_for = call.responder.is_some();
-                    let id = self.calls.begin(instance, &call.source, call.deadline, call.responder.take());
-                    Post::Call { instance, id, call, waited_for }
+                Held::Call { mut call, deadline } => {
+                    let responder = call.responder.take();
+                    let waited_for = responder.is_some();
+                    let id = self.calls.begin(instance, &call, deadline, responder);
+                    Post::Call { instance, id, deadline, call, waited_for }
                 }
                 Held::Event(json) => Post::Event { instance, json },
             })

@@ -24,8 +24,12 @@ fn notify() -> Call {
     Call { source, body: Bytes::from_static(b"1"), arrived: Instant::now(), patience: None, responder: None }
 }
 
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(15)
+}
+
 fn post(mailbox: &Arc<Mailbox>, call: Call) -> Result<(), Refused> {
-    mailbox.post(1, call.arrived + Duration::from_secs(15), call)
+    mailbox.post(1, later(), call)
 }
 
 fn fill(mailbox: &Arc<Mailbox>) {
@@ -143,7 +147,7 @@ fn taken(mailbox: &Arc<Mailbox>) -> Vec<u32> {
 fn what_is_held_waits_and_what_an_instance_needs_does_not() {
     let mailbox = mailbox();
     mailbox.hold();
-    mailbox.post(1, notify()).unwrap();
+    post(&mailbox, notify()).unwrap();
     mailbox.event(1, Bytes::from_static(b"{}"));
     mailbox.complete(1, 7, Ok((b"", b"1")));
     let asked = mailbox.import(1, Duration::from_secs(1), 3, Bytes::from_static(b"5"));
@@ -159,13 +163,13 @@ fn what_was_held_for_one_generation_comes_first_in_another_with_the_one_who_wait
     let [new, old] = [mailbox(), mailbox()];
     let (responder, mut end) = oneshot::channel();
     new.hold();
-    new.post(1, Call { responder: Some(Responder::Channel(responder)), ..notify() }).unwrap();
-    new.post(2, notify()).unwrap();
-    new.post(3, notify()).unwrap();
+    new.post(1, later(), Call { responder: Some(Responder::Channel(responder)), ..notify() }).unwrap();
+    new.post(2, later(), notify()).unwrap();
+    new.post(3, later(), notify()).unwrap();
     old.drain();
     old.hold();
     old.reopen();
-    old.post(9, notify()).unwrap();
+    old.post(9, later(), notify()).unwrap();
     new.drain();
     // The other has no instance for 2.
     let back = new.take_back(|number| (number != 2).then_some(number + 10));
