@@ -275,11 +275,6 @@ impl Daemon {
         self.plugins.path()
     }
 
-    /// The directory of its state, in which its private copies of plugins are, too.
-    pub fn state_dir(&self) -> &Path {
-        self.state.as_ref().expect("handed out only at its end").path()
-    }
-
     /// Waits until the log contains `needle`.
     pub async fn wait_log(&self, needle: &str) {
         self.log.wait_for(needle, crate::deadline::ANSWER).await;
