@@ -340,19 +340,14 @@ async fn a_plugin_that_is_disabled_while_its_state_is_handed_over_ends_and_whoev
     let address = kept.master.address();
     put(&kept.master, "keeper.so", &content("keeper_v2"));
     let mut other = Peer::admin(address, "other").await;
-    // Held until the import is given up, unless it is ended before.
-    let held = eventually("a call is held", WITHIN, async || {
-        let mut peer = Peer::admin(address, "asker").await;
-        let id = peer.send_request("keeper", json!({})).await;
-        (!peer.settle().await || peer.inbox().is_empty()).then_some((peer, id))
-    })
-    .await;
-    let (mut asker, id) = held;
+    until(&mut other, "keeper", "its state is handed over", |plugin| plugin["candidate"]["step"] == "handing-over")
+        .await;
+    let held = kept.peer.send_request("keeper", json!({})).await;
+    assert!(kept.peer.settle().await, "it has arrived");
     let ask = json!({ "action": "disable", "name": "keeper", "clientId": "other", "username": "admin" });
     let disabled = other.request("__plugins__", ask).await;
     assert_eq!(disabled["body"]["state"], "disabled", "{disabled}");
-    let answer = asker.response(id).await;
-    assert!(words(&answer).contains("it was disabled") || answer["body"]["count"] == COUNTERS[0], "{answer}");
+    assert_eq!(words(&kept.peer.response(held).await), "module keeper failed: it was disabled");
     assert_eq!(other.request("keeper", json!({})).await["error"], "unknown moduleId:keeper");
     kept.peer.expect_silence().await;
     kept.master.shutdown().await;

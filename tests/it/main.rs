@@ -19,6 +19,7 @@ mod node_peers;
 mod oracle;
 mod plugin_commands;
 mod plugin_life;
+mod plugin_status;
 mod plugin_trust;
 mod reload;
 mod requests;

@@ -16,7 +16,7 @@ use super::{
     preflight::Refused,
     refusal::Refusal,
     settle::ContentHash,
-    status::Serving,
+    status::{Content, Serving},
     unload::{Leftover, unload},
 };
 use crate::{
@@ -130,6 +130,12 @@ impl Candidate {
                 Err(NotStarted { refused, leftover })
             }
         }
+    }
+
+    /// What is told about it.
+    pub(crate) fn content(&self) -> Content {
+        let Candidate { generation, hash, size, ref manifest, .. } = *self;
+        Content { generation, hash, size, manifest: manifest.clone() }
     }
 
     /// The modules it would serve in these roles.

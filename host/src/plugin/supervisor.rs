@@ -27,7 +27,7 @@ use super::{
     quarantine::Quarantine,
     refusal::Refusal,
     settle::ContentHash,
-    status::FileStatus,
+    status::{Content, FileStatus, Serving, Step},
     unload::Leftover,
     vet::Vetter,
     watch::Hints,
@@ -86,6 +86,10 @@ struct Slot {
     running: Option<Running>,
     /// What is routed to already, and waits for the state of `running`, which it then replaces.
     heir: Option<Running>,
+    /// What was vetted last, unless it is what runs.
+    candidate: Option<Content>,
+    /// What ran last, if nothing does.
+    last: Option<Serving>,
     /// What `running` replaced, while that is on probation.
     warm: Option<Warm>,
     draining: BTreeSet<Generation>,
@@ -331,6 +335,16 @@ impl Slot {
     /// Whether nothing is under way. What is pinned stays as it is, whatever its file looks like.
     fn is_settled(&self, directory_missing: bool) -> bool {
         self.life.is_settled(directory_missing || self.is_frozen())
+    }
+
+    /// What is known of a content that is not served, and how far it has come.
+    fn candidate(&self) -> Option<(Step, Content)> {
+        let step = match (&self.heir, self.life.is_starting()) {
+            (Some(_), _) => Step::HandingOver,
+            (None, true) => Step::Starting,
+            (None, false) => self.life.refusal().map(|_| Step::Refused)?,
+        };
+        Some((step, self.candidate.clone()?))
     }
 
     /// Whether what runs is pinned: then its file is not looked into.

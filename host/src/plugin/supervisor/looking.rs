@@ -78,6 +78,8 @@ impl Task {
                 place,
                 running: None,
                 heir: None,
+                candidate: None,
+                last: None,
                 warm: None,
                 draining: BTreeSet::new(),
                 pinned,

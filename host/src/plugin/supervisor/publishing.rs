@@ -33,6 +33,9 @@ impl Task {
                     probation: slot.probation(),
                     history: slot.history.clone(),
                     serving: slot.running.as_ref().map(Running::status),
+                    last: slot.last.clone().filter(|_| matches!(state, State::Draining | State::Retired)),
+                    candidate: slot.candidate(),
+                    refused_content: slot.life.refused_content(),
                     draining: slot.draining.iter().copied().collect(),
                     still_mapped: self.remains.values().filter(of_file).map(|remains| remains.told.clone()).collect(),
                 }

@@ -42,6 +42,7 @@ impl Task {
         }
         if !matches!(verdict, Verdict::StillRefused(_)) {
             slot.wants = None;
+            slot.candidate = candidate.as_ref().map(|candidate| candidate.content());
         }
         slot.life.vetted(verdict);
         let Some(candidate) = candidate else { return };
@@ -152,6 +153,7 @@ impl Task {
         let outcome: Vec<String> = std::iter::once("running".to_owned()).chain(moved).chain(handover).collect();
         let outcome = outcome.join(", ");
         slot.life.started(hash);
+        (slot.candidate, slot.last) = (None, None);
         self.shared.clone().watch_worker(&mut self.steps, file, &running);
         let old = slot.running.replace(running);
         let from = old.as_ref().map(|old| old.actor.generation);
