@@ -28,6 +28,7 @@ use crate::{
         services::{Asker, Operation},
     },
     program::{Program, State, Status},
+    starter::Starter,
     values::Values,
 };
 
@@ -60,6 +61,8 @@ pub(crate) struct App {
     kill: AtomicBool,
     /// The program that this monitor wraps.
     program: OnceLock<Program>,
+    /// What starts servers, in the master.
+    starter: OnceLock<Arc<Starter>>,
     /// The process that is reported of: the program, else this one.
     watched: watch::Sender<u32>,
     runtime: Handle,
@@ -88,6 +91,7 @@ impl App {
             stop,
             kill: AtomicBool::new(false),
             program: OnceLock::new(),
+            starter: OnceLock::new(),
             watched: watch::Sender::new(std::process::id()),
             runtime: Handle::current(),
         }
@@ -125,6 +129,13 @@ impl App {
         }
     }
 
+    /// Starts servers by this from now on.
+    pub(crate) fn start_by(&self, starter: Arc<Starter>) {
+        if self.starter.set(starter).is_err() {
+            tracing::error!("a master starts servers in one way");
+        }
+    }
+
     /// The program that is wrapped.
     pub(crate) fn program(&self) -> Option<&Program> {
         self.program.get()
@@ -141,7 +152,8 @@ impl App {
     }
 
     /// Does an operation of `abi::ask` that both roles have; the others are refused.
-    pub(crate) fn ask(&self, asker: Asker, op: u32) {
+    pub(crate) fn ask(&self, asker: Asker, operation: Operation<'_>) {
+        let Operation { op, body, .. } = operation;
         match op {
             ask::FIGURES => {
                 let pid = *self.watched.borrow();
@@ -159,7 +171,16 @@ impl App {
                 })),
                 None => asker.fail(RequestError::Refused("this monitor wraps no program".into())),
             },
-            ask::SPAWN => asker.fail(RequestError::Refused("starting servers is not available yet".into())),
+            ask::SPAWN => match (self.starter.get().cloned(), value(body)) {
+                (Some(starter), Value::Object(fields)) => drop(self.runtime.spawn(async move {
+                    match starter.start(fields).await {
+                        Ok(pid) => asker.answer(b"null", pid.to_string().as_bytes()),
+                        Err(error) => asker.fail(RequestError::Refused(error.to_string())),
+                    }
+                })),
+                (Some(_), _) => asker.fail(RequestError::Refused("a server is described by an object".into())),
+                (None, _) => asker.fail(RequestError::Refused("servers are started by the master".into())),
+            },
             _ => asker.fail(RequestError::Refused(format!("this host has no operation {op} in this role"))),
         }
     }
@@ -210,6 +231,10 @@ impl App {
                 let addresses = serde_json::from_slice(body).unwrap_or_default();
                 self.announce(&Event::Blacklisted { addresses });
             }
+            tell::EXPECT_LEAVE => match self.starter.get() {
+                Some(starter) => starter.expect_leave(a),
+                None => return -1,
+            },
             tell::STOP | tell::KILL => {
                 if op == tell::KILL {
                     self.kill.store(true, Ordering::Relaxed);
@@ -247,6 +272,7 @@ impl App {
             query::MODULES => text(&json!(self.modules.list(self.role))),
             query::FLEET => text(&json!(self.fleet)),
             query::CONNECTIONS => self.connections.lock().as_ref().map(text).unwrap_or_default(),
+            query::STARTED => self.starter.get().map(|starter| text(&starter.status())).unwrap_or_default(),
             query::PROGRAM => {
                 let status = |program: &Program| Status::to_json(&program.status().borrow());
                 self.program.get().map(|program| text(&status(program))).unwrap_or_default()

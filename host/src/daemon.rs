@@ -40,8 +40,9 @@ use crate::{
     net::{self, AddressLimits, Net},
     peers::{Peers, Remembering},
     plugin::{self, ContentHash, Supervisor, preflight::Checker, quarantine::Quarantine, trust::Trust},
-    program::Program,
+    program::{Care, Program, Restart},
     session::Limits,
+    starter::Starter,
     store::{Kept, Store, StoreError},
     worker,
 };
@@ -146,6 +147,13 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     modules.start_disabled(Role::Master, &store.names(Kept::DisabledModule));
     let changeable = Arc::new(Changeable { modules: ArcSwap::from_pointee(daemon.clone()) });
 
+    let starter = Arc::new(Starter::new(
+        programs::recipe(&config),
+        Care { restart: Restart::Never, ..programs::care(daemon) },
+        daemon.state_dir.clone(),
+        store.clone(),
+        daemon.fleet.servers.iter().cloned(),
+    ));
     let peers = Peers::new(
         Remembering {
             window: daemon.requests.repush_window,
@@ -153,8 +161,11 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
             deadline: daemon.requests.deadline,
         },
         {
-            let modules = modules.clone();
-            Box::new(move |event| modules.broadcast_event(Role::Master, event))
+            let (modules, starter) = (modules.clone(), starter.clone());
+            Box::new(move |event| {
+                starter.saw(event);
+                modules.broadcast_event(Role::Master, event);
+            })
         },
     );
     let address = listener.local_addr().map_err(system("find the address that was bound"))?;
@@ -172,6 +183,8 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         app(Role::Master),
         limits(daemon),
     ));
+    master.app.start_by(starter.clone());
+    starter.take_over().await;
     let own = Arc::new(Monitor::new(
         app(Role::Monitor),
         modules.clone(),
@@ -204,6 +217,10 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     }
     info!(%address, pid = std::process::id(), "master is ready");
     ready(address);
+    let starting = config.start_which.clone().map(|which| {
+        let starter = starter.clone();
+        tokio::spawn(async move { starter.start_configured(&which).await })
+    });
 
     loop {
         match signals.next(&stop).await {
@@ -225,6 +242,10 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
 
     let grace = config.daemon.shutdown.grace;
     let end = async {
+        // What is started survives: servers find their master again, and it them.
+        if let Some(starting) = starting {
+            starting.abort();
+        }
         accepting.cancel();
         join(accept).await;
         modules.broadcast_event(Role::Master, &Event::Stopping);

@@ -20,6 +20,7 @@ mod peers;
 mod plugin;
 mod program;
 mod session;
+mod starter;
 mod store;
 mod values;
 mod wire;

@@ -37,6 +37,8 @@ pub(crate) enum Kept {
     HighestVersion,
     /// Programs that run, by the server that each is.
     Program,
+    /// Servers that were added and are not configured: what each is started with.
+    AddedServer,
 }
 
 /// What is written.
@@ -151,7 +153,8 @@ impl Default for Store {
 }
 
 impl Kept {
-    const ALL: [Kept; 4] = [Kept::DisabledPlugin, Kept::DisabledModule, Kept::HighestVersion, Kept::Program];
+    const ALL: [Kept; 5] =
+        [Kept::DisabledPlugin, Kept::DisabledModule, Kept::HighestVersion, Kept::Program, Kept::AddedServer];
 
     /// As it is written.
     fn key(self) -> &'static str {
@@ -160,6 +163,7 @@ impl Kept {
             Kept::DisabledModule => "disabled module",
             Kept::HighestVersion => "highest version",
             Kept::Program => "program",
+            Kept::AddedServer => "added server",
         }
     }
 }

@@ -38,7 +38,7 @@ impl Services for MasterServices {
                     peers.request(To::Id(id.as_str()), b, body, deadline, waiter);
                 }
             }
-            _ => self.0.app.ask(asker, op),
+            _ => self.0.app.ask(asker, operation),
         }
     }
 

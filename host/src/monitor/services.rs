@@ -24,7 +24,7 @@ impl Services for MonitorServices {
         let Operation { op, a: _, b, n, body } = operation;
         let monitor = &self.0;
         if op != ask::REQUEST {
-            return monitor.app.ask(asker, op);
+            return monitor.app.ask(asker, operation);
         }
         let Some(outbox) = monitor.outbox.lock().clone() else {
             return asker.fail(no_link());
