@@ -29,6 +29,7 @@ use crate::{
     },
     program::{Program, State, Status},
     rpc::{self, Rpc},
+    starter::Starter,
     values::Values,
 };
 
@@ -62,6 +63,8 @@ pub(crate) struct App {
     kill: AtomicBool,
     /// The program that this monitor wraps.
     program: OnceLock<Program>,
+    /// What starts servers, in the master.
+    starter: OnceLock<Arc<Starter>>,
     /// The process that is reported of: the program, else this one.
     watched: watch::Sender<u32>,
     runtime: Handle,
@@ -92,6 +95,7 @@ impl App {
             stop,
             kill: AtomicBool::new(false),
             program: OnceLock::new(),
+            starter: OnceLock::new(),
             watched: watch::Sender::new(std::process::id()),
             runtime: Handle::current(),
         }
@@ -126,6 +130,13 @@ impl App {
         self.announce(&Event::ProgramChanged { program: now.to_json().into() });
         if now.state == (State::Ended { ordered: false }) {
             self.stop.cancel();
+        }
+    }
+
+    /// Starts servers by this from now on.
+    pub(crate) fn start_by(&self, starter: Arc<Starter>) {
+        if self.starter.set(starter).is_err() {
+            tracing::error!("a master starts servers in one way");
         }
     }
 
@@ -179,7 +190,16 @@ impl App {
                     }
                 });
             }
-            ask::SPAWN => asker.fail(RequestError::Refused("starting servers is not available yet".into())),
+            ask::SPAWN => match (self.starter.get().cloned(), value(body)) {
+                (Some(starter), Value::Object(fields)) => drop(self.runtime.spawn(async move {
+                    match starter.start(fields).await {
+                        Ok(pid) => asker.answer(b"null", pid.to_string().as_bytes()),
+                        Err(error) => asker.fail(RequestError::Refused(error.to_string())),
+                    }
+                })),
+                (Some(_), _) => asker.fail(RequestError::Refused("a server is described by an object".into())),
+                (None, _) => asker.fail(RequestError::Refused("servers are started by the master".into())),
+            },
             _ => asker.fail(RequestError::Refused(format!("this host has no operation {op} in this role"))),
         }
     }
@@ -231,6 +251,10 @@ impl App {
                 let addresses = serde_json::from_slice(body).unwrap_or_default();
                 self.announce(&Event::Blacklisted { addresses });
             }
+            tell::EXPECT_LEAVE => match self.starter.get() {
+                Some(starter) => starter.expect_leave(a),
+                None => return -1,
+            },
             tell::STOP | tell::KILL => {
                 if op == tell::KILL {
                     self.kill.store(true, Ordering::Relaxed);
@@ -268,6 +292,7 @@ impl App {
             query::MODULES => text(&json!(self.modules.list(self.role))),
             query::FLEET => text(&json!(self.fleet)),
             query::CONNECTIONS => self.connections.lock().as_ref().map(text).unwrap_or_default(),
+            query::STARTED => self.starter.get().map(|starter| text(&starter.status())).unwrap_or_default(),
             query::PROGRAM => {
                 let status = |program: &Program| Status::to_json(&program.status().borrow());
                 self.program.get().map(|program| text(&status(program))).unwrap_or_default()

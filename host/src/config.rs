@@ -15,6 +15,7 @@ mod fleet;
 mod program;
 mod section;
 mod sources;
+mod start;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -23,12 +24,17 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde_json::{Map, Value};
 
-use self::{fault::FaultList, program::program_section, section::Section};
+use self::{
+    fault::FaultList,
+    program::program_section,
+    section::{Section, Which},
+};
 pub use self::{
     fault::{Fault, Faults, Origin, Problem},
     fleet::{Fleet, MasterInfo, Servers, Token, Tokens, User, Users},
     program::{OrphanPolicy, ProgramConfig, RestartPolicy},
     sources::Sources,
+    start::StartConfig,
     value::{Address, NotAnAddress, Secret},
 };
 pub use crate::roles::{Required, Roles};
@@ -51,6 +57,10 @@ pub struct MasterConfig {
     pub auth: AuthConfig,
     /// Who may do what.
     pub roles: Roles,
+    /// How it starts servers.
+    pub start: StartConfig,
+    /// Which it starts by itself: `all`, a type or an id. With one there is a state directory.
+    pub start_which: Option<String>,
     /// What it has in common with monitors.
     pub daemon: DaemonConfig,
     sources: Sources,
@@ -309,15 +319,25 @@ impl MasterConfig {
         let faults = FaultList::default();
         let tree = sources.merge(&faults);
         let mut root = Section::root(&tree, &faults);
-        let (listen, auth) = (master_section(root.section("master")), auth_section(root.section("auth")));
+        let (listen, which) = master_section(root.section("master"));
+        let auth = auth_section(root.section("auth"));
         let roles = roles_section(root.section("roles"));
+        let start = root.section("start");
+        if which.is_some() {
+            root.require(
+                "state_dir",
+                "--state-dir DIR: servers that are started are written down there, to be found again",
+            );
+        }
         // A file may serve both daemons; what it says of monitors is checked, too.
         monitor_section(root.section("monitor"));
         let daemon = daemon_sections(root, &faults);
+        let start = start::start_section(start, daemon.config_dir.as_deref());
+        let which = which.map(|which| which.check(&daemon.fleet.servers, &faults));
         let info = daemon.fleet.master.as_ref();
         let listen = listen.or_else(|| info.map(|info| info.address.clone())).unwrap_or_else(defaults::listen);
         let id = info.map_or(ServerId::from(defaults::MASTER_ID), |info| info.id.clone());
-        faults.into_result(MasterConfig { listen, id, auth, roles, daemon, sources })
+        faults.into_result(MasterConfig { listen, id, auth, roles, start, start_which: which, daemon, sources })
     }
 
     /// Reads everything again. What this configuration says stays as it is.
@@ -341,6 +361,7 @@ impl MonitorConfig {
         master_section(root.section("master"));
         auth_section(root.section("auth"));
         roles_section(root.section("roles"));
+        start::start_section(root.section("start"), None);
         let section = root.section("monitor");
         section.require("master", "--master HOST:PORT");
         section.require("id", "--id ID");
@@ -402,10 +423,10 @@ struct MonitorSection {
     command: Vec<String>,
 }
 
-fn master_section(mut section: Section<'_>) -> Option<Address> {
-    let listen = section.address("listen");
+fn master_section(mut section: Section<'_>) -> (Option<Address>, Option<Which>) {
+    let master = (section.address("listen"), section.which("start"));
     section.finish();
-    listen
+    master
 }
 
 fn monitor_section(mut section: Section<'_>) -> MonitorSection {
@@ -450,7 +471,8 @@ fn roles_section(mut section: Section<'_>) -> Roles {
 fn daemon_sections(mut root: Section<'_>, faults: &FaultList) -> DaemonConfig {
     let env = root.text("env").unwrap_or_else(|| defaults::ENV.to_owned());
     let config_dir = root.text("config_dir").map(PathBuf::from);
-    let fleet = config_dir.as_deref().map(|dir| Fleet::read(dir, &env, faults)).unwrap_or_default();
+    let mut fleet = config_dir.as_deref().map(|dir| Fleet::read(dir, &env, faults)).unwrap_or_default();
+    fleet.servers.extend(root.free("fleet"), faults);
     let daemon = DaemonConfig {
         env,
         config_dir,

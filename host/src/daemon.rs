@@ -42,9 +42,10 @@ use crate::{
     plugin::{
         self, ContentHash, Supervisor, preflight::Checker, quarantine::Quarantine, recorder::Recorder, trust::Trust,
     },
-    program::Program,
+    program::{Care, Program, Restart},
     rpc,
     session::Limits,
+    starter::Starter,
     store::{Kept, Store, StoreError},
     worker,
 };
@@ -158,6 +159,13 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         Arc::new(App::new(role, identity.clone(), fleet.clone(), settings, modules, rpc(daemon), stop))
     };
     let master_app = app(Role::Master);
+    let starter = Arc::new(Starter::new(
+        programs::recipe(&config),
+        Care { restart: Restart::Never, ..programs::care(daemon) },
+        daemon.state_dir.clone(),
+        store.clone(),
+        daemon.fleet.servers.iter().cloned(),
+    ));
     let peers = Peers::new(
         Remembering {
             window: daemon.requests.repush_window,
@@ -165,9 +173,10 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
             deadline: daemon.requests.deadline,
         },
         {
-            let (modules, rpc) = (modules.clone(), master_app.rpc().clone());
+            let (modules, rpc, starter) = (modules.clone(), master_app.rpc().clone(), starter.clone());
             Box::new(move |event| {
                 rpc.follow(event);
+                starter.saw(event);
                 modules.broadcast_event(Role::Master, event);
             })
         },
@@ -181,6 +190,8 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         master_app,
         limits(daemon),
     ));
+    master.app.start_by(starter.clone());
+    starter.take_over().await;
     let own = Arc::new(Monitor::new(
         app(Role::Monitor),
         modules.clone(),
@@ -213,6 +224,10 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     }
     info!(%address, pid = std::process::id(), "master is ready");
     ready(address);
+    let starting = config.start_which.clone().map(|which| {
+        let starter = starter.clone();
+        tokio::spawn(async move { starter.start_configured(&which).await })
+    });
 
     loop {
         match signals.next(&stop).await {
@@ -235,6 +250,10 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
 
     let grace = config.daemon.shutdown.grace;
     let end = async {
+        // What is started survives: servers find their master again, and it them.
+        if let Some(starting) = starting {
+            starting.abort();
+        }
         accepting.cancel();
         join(accept).await;
         modules.broadcast_event(Role::Master, &Event::Stopping);

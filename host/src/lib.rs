@@ -24,6 +24,7 @@ mod roles;
 mod rpc;
 pub mod sandbox;
 mod session;
+mod starter;
 mod store;
 mod values;
 mod wire;

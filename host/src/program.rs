@@ -32,14 +32,15 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+pub(crate) use self::{
+    cpus::{Cpus, NotCpus},
+    output::{Logs, file_name},
+    run::{How, Launch},
+};
 use self::{
     kin::Mark,
     output::{Output, Stream},
     run::{Record, Run},
-};
-pub(crate) use self::{
-    output::{Logs, file_name},
-    run::{How, Launch},
 };
 use crate::{
     deaths::{Deaths, Next, Patience},
@@ -176,22 +177,32 @@ impl Program {
         store: Arc<Store>,
         state_dir: &std::path::Path,
     ) -> io::Result<Program> {
-        let mark = Mark::new(state_dir, name);
-        let output = Output::open(&care.logs, name)?;
-        let files = [Stream::Stdout, Stream::Stderr].map(|stream| output.path(stream).to_owned());
-        let state = State::Ended { ordered: false };
-        let status = Status { command: launch.command.clone(), state, starts: 0, last_end: None, files };
-        let (status, watched) = watch::channel(status);
-        let (orders, taken) = mpsc::channel(ORDERS);
-        let deaths = Deaths::new(care.patience);
-        let name = name.to_owned();
-        let mut keeper = Keeper { name, launch, care, mark, store, output, deaths, status, orders: taken };
+        let (mut keeper, program) = Keeper::new(name, launch, care, store, state_dir)?;
         let run = match keeper.take_over().await {
             Some(run) => run,
             None => keeper.run().await?,
         };
         tokio::spawn(keeper.keep(run));
-        Ok(Program { orders, status: watched })
+        Ok(program)
+    }
+
+    /// Takes over what an earlier supervisor has left of a program, if it is to be adopted; what is not is ended.
+    ///
+    /// # Errors
+    /// When its output has no place.
+    pub(crate) async fn find(
+        name: &str,
+        care: Care,
+        store: Arc<Store>,
+        state_dir: &std::path::Path,
+    ) -> io::Result<Option<Program>> {
+        let record = store.kept(Kept::Program, name).and_then(|text| serde_json::from_str::<Record>(&text).ok());
+        let command = record.map(Record::into_command).unwrap_or_default();
+        let launch = Launch { command, ..Launch::default() };
+        let (mut keeper, program) = Keeper::new(name, launch, care, store, state_dir)?;
+        let Some(run) = keeper.take_over().await else { return Ok(None) };
+        tokio::spawn(keeper.keep(run));
+        Ok(Some(program))
     }
 
     /// What is known now; changes are seen.
@@ -282,6 +293,26 @@ impl End {
 }
 
 impl Keeper {
+    fn new(
+        name: &str,
+        launch: Launch,
+        care: Care,
+        store: Arc<Store>,
+        state_dir: &std::path::Path,
+    ) -> io::Result<(Keeper, Program)> {
+        let mark = Mark::new(state_dir, name);
+        let output = Output::open(&care.logs, name)?;
+        let files = [Stream::Stdout, Stream::Stderr].map(|stream| output.path(stream).to_owned());
+        let state = State::Ended { ordered: false };
+        let status = Status { command: launch.command.clone(), state, starts: 0, last_end: None, files };
+        let (status, watched) = watch::channel(status);
+        let (orders, taken) = mpsc::channel(ORDERS);
+        let deaths = Deaths::new(care.patience);
+        let name = name.to_owned();
+        let keeper = Keeper { name, launch, care, mark, store, output, deaths, status, orders: taken };
+        Ok((keeper, Program { orders, status: watched }))
+    }
+
     /// Looks for what an earlier supervisor has left, and ends all of it that is not adopted.
     async fn take_over(&mut self) -> Option<Run> {
         let record = self.store.kept(Kept::Program, &self.name);
@@ -300,6 +331,7 @@ impl Keeper {
                     info!(name = self.name, pid = raw(run), "an earlier supervisor has left the program: it is ended");
                 }
                 self.mark.end(left.as_ref().map(Run::pid), Some(self.care.grace)).await;
+                self.forget().await;
                 None
             }
         }
@@ -370,9 +402,7 @@ impl Keeper {
         let pid = raw(&run);
         let how = run.how();
         self.output.catch_up().await;
-        if !self.store.keep(Kept::Program, &self.name, None).await {
-            warn!(name = self.name, "that the program ended is not written down; its process will not be found");
-        }
+        self.forget().await;
         let stderr = self.output.last(Stream::Stderr, LAST_WORDS);
         let ran_for = begun.elapsed();
         let last_words = stderr.last().map(String::as_str).unwrap_or_default();
@@ -381,6 +411,12 @@ impl Keeper {
             status.last_end = Some(End { how, at: SystemTime::now(), ran_for, stderr });
         });
         how
+    }
+
+    async fn forget(&self) {
+        if !self.store.keep(Kept::Program, &self.name, None).await {
+            warn!(name = self.name, "that the program ended is not written down; its process will not be found");
+        }
     }
 
     /// After an end that nobody ordered.

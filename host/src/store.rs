@@ -39,6 +39,8 @@ pub(crate) enum Kept {
     HighestVersion,
     /// Programs that run, by the server that each is.
     Program,
+    /// Servers that were added and are not configured: what each is started with.
+    AddedServer,
 }
 
 /// What is written.
@@ -153,8 +155,14 @@ impl Default for Store {
 }
 
 impl Kept {
-    const ALL: [Kept; 5] =
-        [Kept::DisabledPlugin, Kept::PinnedPlugin, Kept::DisabledModule, Kept::HighestVersion, Kept::Program];
+    const ALL: [Kept; 6] = [
+        Kept::DisabledPlugin,
+        Kept::PinnedPlugin,
+        Kept::DisabledModule,
+        Kept::HighestVersion,
+        Kept::Program,
+        Kept::AddedServer,
+    ];
 
     /// As it is written.
     fn key(self) -> &'static str {
@@ -164,6 +172,7 @@ impl Kept {
             Kept::DisabledModule => "disabled module",
             Kept::HighestVersion => "highest version",
             Kept::Program => "program",
+            Kept::AddedServer => "added server",
         }
     }
 }

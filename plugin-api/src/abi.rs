@@ -227,6 +227,8 @@ pub mod tell {
     pub const STEP: u32 = 21;
     /// End what this daemon runs at once, with SIGKILL, and stop it, after `n` milliseconds.
     pub const KILL: u32 = 40;
+    /// Master: server `a` is about to leave because somebody ordered it, so it is not to be brought back.
+    pub const EXPECT_LEAVE: u32 = 41;
 }
 
 /// Reads of [`HostApi::query`].
@@ -256,4 +258,6 @@ pub mod query {
     /// Monitor: the program that it wraps, as [`Event::ProgramChanged`](crate::Event::ProgramChanged) tells it; empty if
     /// there is none.
     pub const PROGRAM: u32 = 30;
+    /// Master: the servers that it started: an object id → status of the process, as of [`PROGRAM`].
+    pub const STARTED: u32 = 31;
 }

@@ -192,10 +192,22 @@ impl App {
         self.0.tell(tell::PUBLISH_CONNECTIONS, "", "", 0, &statistics.into());
     }
 
-    /// Starts a server process from its info.
+    /// Master: the server `id` is about to leave because somebody ordered it; so it is not brought back, whatever its
+    /// `auto-restart` says. To be told before the order goes out.
+    pub fn expect_leave(&self, id: &str) {
+        self.0.tell(tell::EXPECT_LEAVE, id, "", 0, &Body::ABSENT);
+    }
+
+    /// Master: the servers that it started, id → an object as of
+    /// [`Event::ProgramChanged`](crate::Event::ProgramChanged), whether their processes still run or not.
+    pub fn started(&self) -> BTreeMap<String, Body> {
+        self.0.query(query::STARTED, "", "").parse().unwrap_or_default()
+    }
+
+    /// Master: starts a server process from its info, an object with an `id`. The answer's body is the process id.
     ///
     /// # Errors
-    /// When the host cannot start it; the text says why.
+    /// When the host cannot start it, or it runs already; the text says why.
     pub async fn spawn(&self, info: impl Into<Body>) -> Result<Answer, RequestError> {
         self.0.ask(ask::SPAWN, "", "", 0, &info.into()).await
     }

@@ -19,17 +19,17 @@ enum Order {
 }
 
 /// Everything that needs level 1, with the answer that shows that it was let through. None changes anything: what is
-/// named does not exist, or is not available yet. `kill` is tested apart.
+/// named does not exist, or lacks something. `kill` is tested apart.
 fn orders() -> Vec<(Order, Value)> {
     let failed = |message: &str| json!({"error": message, "body": null});
     let console = |order: Value, error: &str| (Order::Console(order), failed(error));
     let cron = ["id=8", "serverId=nobody-1", "action=a.b", "time=0 30 10 * * *"];
-    let server = ["id=chat-server-9", "host=127.0.0.1", "port=1", "serverType=chat"];
+    let server = ["id=chat-server-9", "host=127.0.0.1", "serverType=chat"];
     let ok = json!({"error": null, "body": {"status": "ok"}});
     vec![
         console(json!({"signal": "stop", "ids": ["nobody-1"]}), "Cannot find the server to stop."),
-        console(json!({"signal": "add", "args": server}), "add is not available yet"),
-        console(json!({"signal": "restart", "ids": ["nobody-1"]}), "restart is not available yet"),
+        console(json!({"signal": "add", "args": server}), "Miss necessary server parameters."),
+        console(json!({"signal": "restart", "ids": ["nobody-1"]}), "all servers start failed."),
         (Order::Console(json!({"signal": "addCron", "args": cron})), ok.clone()),
         (Order::Console(json!({"signal": "removeCron", "args": cron})), ok),
         console(json!({"signal": "blacklist", "args": ["nowhere"]}), "blacklist ip: nowhere is error format."),

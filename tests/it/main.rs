@@ -7,6 +7,7 @@ mod application;
 mod conformance;
 mod conformance_client;
 mod conformance_monitor;
+mod fleet;
 mod handover;
 mod handshake;
 mod hostile;

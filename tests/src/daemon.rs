@@ -56,6 +56,7 @@ pub struct Setup {
     arguments: Vec<String>,
     /// What a monitor wraps.
     command: Vec<String>,
+    variables: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -85,7 +86,15 @@ impl Setup {
     }
 
     fn new(role: Role) -> Self {
-        Self { role, config: None, plugins: Vec::new(), state: None, arguments: Vec::new(), command: Vec::new() }
+        Self {
+            role,
+            config: None,
+            plugins: Vec::new(),
+            state: None,
+            arguments: Vec::new(),
+            command: Vec::new(),
+            variables: Vec::new(),
+        }
     }
 
     /// Other configuration files.
@@ -155,6 +164,20 @@ impl Setup {
         self.argument("--info", &format!("{key}={value}"))
     }
 
+    /// Users and tokens that are somewhere else.
+    #[must_use]
+    pub fn config_dir(mut self, dir: &Path) -> Self {
+        self.config = None;
+        self.argument("--config-dir", &dir.display().to_string())
+    }
+
+    /// A variable in the environment of the daemon, and of what it starts.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The program that a monitor wraps: what follows `--`.
     #[must_use]
     pub fn wrapping(mut self, command: &[&str]) -> Self {
@@ -197,6 +220,7 @@ impl Setup {
             command.arg("--").args(&self.command);
         }
         // So that a test never sees what the user of this machine has configured.
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.env_remove("MUSTER_CONFIG").current_dir(state.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));

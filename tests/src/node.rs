@@ -44,6 +44,16 @@ pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("node").join(name)
 }
 
+/// A copy of the small pomelo application in `tests/node/pomelo-app`, whose master is at `master`.
+pub fn pomelo_app(master: SocketAddr) -> TempDir {
+    let app = TempDir::with_prefix("muster-pomelo-").expect("a temporary directory can be made");
+    copy_dir(script("pomelo-app"), app.path());
+    let place = json!({"id": "master-server-1", "host": "127.0.0.1", "port": master.port()});
+    let file = app.path().join("config/master.json");
+    std::fs::write(file, json!({"development": place}).to_string()).expect("a temporary file can be written");
+    app
+}
+
 /// A Node process. It is killed when dropped, for the originals never end by themselves.
 pub struct Node {
     name: String,
@@ -107,11 +117,7 @@ impl Node {
     /// A server of the small pomelo application in `tests/node/pomelo-app`, whose master is at `master`.
     /// `arguments` are those of pomelo, such as `id=chat-server-1`.
     pub async fn pomelo(master: SocketAddr, arguments: &[String]) -> Self {
-        let app = TempDir::with_prefix("muster-pomelo-").expect("a temporary directory can be made");
-        copy_dir(script("pomelo-app"), app.path());
-        let place = json!({"id": "master-server-1", "host": "127.0.0.1", "port": master.port()});
-        let file = app.path().join("config/master.json");
-        std::fs::write(file, json!({"development": place}).to_string()).expect("a temporary file can be written");
+        let app = pomelo_app(master);
         let mut command = command(&app.path().join("app.js"));
         command.arg("env=development").args(arguments).current_dir(app.path());
         let mut node = Self::spawn(&format!("pomelo {}", arguments.join(" ")), &mut command);

@@ -45,6 +45,9 @@ pub(super) struct MasterArgs {
     /// Address to listen on; port 0 for any [default: that of master.json, else 127.0.0.1:3005]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
+    /// Servers to start: all, those of a type, or one by its id; they are those of servers.json and [fleet]
+    #[arg(long, value_name = "all|TYPE|ID")]
+    start: Option<String>,
     #[command(flatten)]
     daemon: DaemonArgs,
 }
@@ -134,8 +137,8 @@ impl MasterArgs {
     }
 
     fn sources(self, variables: impl Fn(&str) -> Option<String>) -> Sources {
-        let MasterArgs { listen, daemon } = self;
-        daemon.sources(variables).flag("--listen", "master.listen", listen)
+        let MasterArgs { listen, start, daemon } = self;
+        daemon.sources(variables).flag("--listen", "master.listen", listen).flag("--start", "master.start", start)
     }
 }
 

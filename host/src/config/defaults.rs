@@ -105,3 +105,8 @@ pub const STOP_GRACE: Duration = Duration::from_secs(10);
 pub const LOG_SIZE: usize = 16 << 20;
 /// With the current one, some 100 MiB per stream.
 pub const LOG_FILES: usize = 5;
+
+/// As pomelo starts its servers.
+pub const START_COMMAND: [&str; 5] = ["node", "{args}", "app.js", "env={env}", "{fields}"];
+/// Nobody is there to type a password.
+pub const START_SSH: [&str; 3] = ["ssh", "-o", "BatchMode=yes"];

@@ -130,6 +130,19 @@ impl Servers {
         self.iter().find(|server| server.get("id").and_then(Value::as_str) == Some(id))
     }
 
+    /// Adds what the configuration itself says of servers, in the form of servers.json. An id that is there already is
+    /// replaced.
+    pub(super) fn extend(&mut self, types: Map<String, Value>, faults: &FaultList) {
+        let file = File { path: PathBuf::from("[fleet]"), content: Value::Object(types), faults };
+        for (server_type, added) in servers(&file).0 {
+            for info in added {
+                let id = info.get("id").cloned();
+                self.0.values_mut().for_each(|of_type| of_type.retain(|known| known.get("id").cloned() != id));
+                self.0.entry(server_type.clone()).or_default().push(info);
+            }
+        }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.iter().count()

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    Address, Options, Secret,
+    Address, Options, Secret, Servers,
     fault::{Fault, FaultList, Origin, Problem},
     sources::{Node, json_of},
     value,
@@ -142,6 +142,19 @@ impl<'a> Section<'a> {
         self.read(key, "a text", value::text)
     }
 
+    /// Which servers are meant; what there is, is known later.
+    pub(super) fn which(&mut self, key: &'static str) -> Option<Which> {
+        let node = self.take(key)?;
+        let text = match node {
+            Node::Value(value, _) => value::text(value),
+            Node::Table { .. } => None,
+        };
+        if text.is_none() {
+            self.faults.add(expected(Some(self.key(key)), node, "all, a server type or a server id"));
+        }
+        Some(Which { text: text?, key: self.key(key), origin: node.origin().cloned() })
+    }
+
     /// Free settings: a table, whatever is in it.
     pub(super) fn free(&mut self, key: &'static str) -> Map<String, Value> {
         match self.take(key) {
@@ -234,6 +247,25 @@ impl<'a> Section<'a> {
 
     fn key(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+/// Which servers are meant, to be checked against those that there are.
+pub(super) struct Which {
+    text: String,
+    key: String,
+    origin: Option<Origin>,
+}
+
+impl Which {
+    pub(super) fn check(self, servers: &Servers, faults: &FaultList) -> String {
+        let Which { text, key, origin } = self;
+        if text != "all" && servers.find(&text).is_none() && servers.of_type(&text).is_empty() {
+            let expected = "all, or a type or an id of servers.json or [fleet]".to_owned();
+            let problem = Problem::Expected { expected, found: format!("{text:?}") };
+            faults.add(Fault { origin, key: Some(key), problem });
+        }
+        text
     }
 }
 

@@ -1,9 +1,10 @@
 //! How programs are looked after, from the configuration.
 
 use crate::{
-    config::{DaemonConfig, OrphanPolicy, ProgramConfig, RestartPolicy},
+    config::{DaemonConfig, MasterConfig, OrphanPolicy, ProgramConfig, RestartPolicy, StartConfig},
     deaths::Patience,
     program::{Care, Logs, Orphans, Restart},
+    starter::Recipe,
 };
 
 /// The care for programs of this daemon.
@@ -41,4 +42,10 @@ pub(super) fn care(daemon: &DaemonConfig) -> Care {
         },
         logs: Logs { dir: log_dir.clone().unwrap_or_else(beside_state), size: *log_size as u64, files: *log_files },
     }
+}
+
+/// How this master starts servers.
+pub(super) fn recipe(config: &MasterConfig) -> Recipe {
+    let StartConfig { command, dir, ssh } = config.start.clone();
+    Recipe { command, dir, env: config.daemon.env.clone(), ssh }
 }

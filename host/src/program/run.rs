@@ -139,6 +139,12 @@ impl Run {
     }
 }
 
+impl Record {
+    pub(super) fn into_command(self) -> Vec<String> {
+        self.command
+    }
+}
+
 impl How {
     fn of(status: ExitStatus) -> How {
         match (status.code(), status.signal()) {

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize, Serializer};
 /// What a server needs to be started.
 const OF_A_SERVER: [&str; 4] = ["host", "port", "serverType", "id"];
 
+/// More servers than one order should start.
+const MOST_OF_A_CLUSTER: u64 = 256;
+
 /// Key–value pairs in the order they were given in: peers get them as an object in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Args(Vec<(String, String)>);
@@ -49,6 +52,36 @@ impl Args {
         let is_cluster = self.get("clusterCount").is_some();
         let complete = OF_A_SERVER.iter().all(|key| self.get(key).is_some() || (is_cluster && *key == "id"));
         if complete { Ok(()) } else { Err(missing()) }
+    }
+
+    /// The servers of a cluster, the first of which has the number `first`: ids are made from the type, and a value that
+    /// ends with `++` counts up. As in the original's `loadCluster`.
+    ///
+    /// # Errors
+    /// When the count, or what counts up, is no number.
+    pub(crate) fn cluster(&self, count: &str, first: u64) -> Result<Vec<Args>, ModuleError> {
+        let count: u64 =
+            count.parse().ok().filter(|count| (1..=MOST_OF_A_CLUSTER).contains(count)).ok_or_else(|| {
+                ModuleError::new(format!(
+                    "clusterCount should be a number from 1 to {MOST_OF_A_CLUSTER}, found {count}"
+                ))
+            })?;
+        let server_type = self.get("serverType").unwrap_or_default();
+        let one = |number: u64| {
+            let mut server = Args::default();
+            for (key, value) in &self.0 {
+                match value.strip_suffix("++").filter(|base| !base.is_empty()) {
+                    Some(base) => {
+                        let base: u64 = base.parse().map_err(|_| format_error())?;
+                        server.set(key, &base.checked_add(number).ok_or_else(format_error)?.to_string());
+                    }
+                    None => server.set(key, value),
+                }
+            }
+            server.set("id", &format!("cluster-server-{server_type}-{}", first + number));
+            Ok(server)
+        };
+        (0..count).map(one).collect()
     }
 
     fn set(&mut self, key: &str, value: &str) {
@@ -159,6 +192,21 @@ mod tests {
         ] {
             assert_eq!(parsed(lacking).describe_a_server(), Err(missing()));
         }
+    }
+
+    #[test]
+    fn a_cluster_counts_up_what_ends_with_two_plus_signs() {
+        let args = parsed(json!(["host=h", "port=6051++", "serverType=chat", "clusterCount=2"]));
+        let servers = args.cluster("2", 3).unwrap();
+        let expected =
+            r#"[{"host":"h","port":"6051","serverType":"chat","clusterCount":"2","id":"cluster-server-chat-3"},"#
+                .to_owned()
+                + r#"{"host":"h","port":"6052","serverType":"chat","clusterCount":"2","id":"cluster-server-chat-4"}]"#;
+        assert_eq!(Body::of(&servers).unwrap().as_str(), expected);
+        for odd in ["0", "x", "-1", "100000"] {
+            assert!(args.cluster(odd, 0).unwrap_err().message().contains("clusterCount"), "{odd}");
+        }
+        assert!(parsed(json!(["port=x++"])).cluster("1", 0).is_err());
     }
 
     #[test]

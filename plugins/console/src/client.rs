@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     MODULE,
     args::{self, Args},
-    programs,
+    programs, servers,
     signal::Signal,
 };
 
@@ -51,8 +51,8 @@ pub(crate) async fn handle(agent: &MasterAgent, call: &ClientCall) -> HandlerRes
         Signal::List => list(agent).await,
         Signal::Stop => stop(agent, &call.body).await,
         Signal::Kill => kill(agent).await,
-        Signal::Restart => restart(agent, &call.body),
-        Signal::Add => add(&call.body),
+        Signal::Restart => servers::restart(agent, &call.body).await,
+        Signal::Add => servers::add(agent, &call.body).await,
         Signal::AddCron | Signal::RemoveCron => cron(agent, signal, &call.body),
         Signal::Blacklist => blacklist(agent, &call.body),
         Signal::Program => programs::show(agent, &call.body),
@@ -79,6 +79,7 @@ async fn stop(agent: &MasterAgent, order: &Body) -> HandlerResult {
     };
     let message = plain(Signal::Stop)?;
     if ids.is_empty() {
+        expect_all(agent);
         agent.notify_all(MODULE, message);
         agent.sleep(STOP_WAIT).await;
         agent.app().stop(STOP_DELAY);
@@ -87,6 +88,7 @@ async fn stop(agent: &MasterAgent, order: &Body) -> HandlerResult {
     // Those that exist are stopped even if others do not: as in the original, which then answers twice.
     let (known, unknown) = split(ids, &agent.servers());
     for id in &known {
+        agent.app().expect_leave(id);
         agent.notify_by_id(id, MODULE, &message);
     }
     if !unknown.is_empty() {
@@ -96,7 +98,13 @@ async fn stop(agent: &MasterAgent, order: &Body) -> HandlerResult {
     Ok(Answer::ok(json!({ "status": "part" })))
 }
 
+/// Nobody is brought back after an order to all.
+fn expect_all(agent: &MasterAgent) {
+    agent.servers().iter().for_each(|server| agent.app().expect_leave(&server.id));
+}
+
 async fn kill(agent: &MasterAgent) -> HandlerResult {
+    expect_all(agent);
     let answers = agent.request_all(KILL_WAIT, MODULE, plain(Signal::Kill)?).await;
     let remained = remained(answers);
     agent.app().stop(KILL_DELAY);
@@ -104,31 +112,6 @@ async fn kill(agent: &MasterAgent) -> HandlerResult {
         return Ok(Answer::ok(json!({ "code": "ok" })));
     }
     Ok(Answer::ok(json!({ "code": "remained", "serverIds": remained })))
-}
-
-fn restart(agent: &MasterAgent, order: &Body) -> HandlerResult {
-    #[derive(Deserialize)]
-    struct Restart {
-        ids: Vec<String>,
-        #[serde(default, rename = "type")]
-        server_type: Option<String>,
-    }
-    let Ok(Restart { ids, server_type }) = order.parse() else {
-        return Err("restart needs ids: a list of server ids, or an empty list and a type.".into());
-    };
-    let server_type = server_type.filter(|server_type| ids.is_empty() && !server_type.is_empty());
-    if let Some(server_type) = server_type
-        && !agent.servers().iter().any(|server| server.server_type == server_type)
-    {
-        // The one error that the original calls back without a body (`lib/modules/console.js`, restart).
-        return Ok(ModuleError::new(format!("restart servers with unknown server type: {server_type}")).into_answer());
-    }
-    Err("restart is not available yet: stop the servers, then start them again by hand.".into())
-}
-
-fn add(order: &Body) -> HandlerResult {
-    Args::of(order)?.describe_a_server()?;
-    Err("add is not available yet: start the server by hand, and it is listed once it has registered.".into())
 }
 
 /// Sends a cron to the server or the servers it is for. Like the original, answers ok even if there are none.
@@ -155,7 +138,7 @@ fn blacklist(agent: &MasterAgent, order: &Body) -> HandlerResult {
     Ok(Answer::ok(json!({ "status": "ok" })))
 }
 
-fn plain(signal: Signal) -> Result<Body, ModuleError> {
+pub(crate) fn plain(signal: Signal) -> Result<Body, ModuleError> {
     Body::of(&Forwarded { signal, cron: None, blacklist: None })
 }
 

@@ -10,6 +10,7 @@ mod client;
 mod figures;
 mod monitor;
 mod programs;
+mod servers;
 mod signal;
 
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! In the master: what became of the programs that monitors wrap, as they told it last.
+//! In the master: what became of the programs that monitors wrap, as they told it last, and of the servers that the
+//! master started.
 //!
 //! A client asks `{"signal": "program", "ids": [id, …]}`, or without ids of all; the answer is `{"programs": {id: …}}`, each
 //! as of [`Event::ProgramChanged`](muster_plugin_api::Event::ProgramChanged). It is also told of servers that are gone.
@@ -46,7 +47,9 @@ pub(crate) fn show(agent: &MasterAgent, order: &Body) -> HandlerResult {
     }
     let Show { ids } = order.parse().unwrap_or_default();
     let values: BTreeMap<String, Body> = agent.entries().parse().unwrap_or_default();
-    let named = values.into_iter().filter_map(|(key, program)| Some((key.strip_prefix(KEY)?.to_owned(), program)));
-    let programs = named.filter(|(id, _)| ids.is_empty() || ids.contains(id)).collect();
+    // What a monitor says of a program that it wraps says more than that the monitor runs.
+    let mut all = agent.app().started();
+    all.extend(values.into_iter().filter_map(|(key, program)| Some((key.strip_prefix(KEY)?.to_owned(), program))));
+    let programs = all.into_iter().filter(|(id, _)| ids.is_empty() || ids.contains(id)).collect();
     Answer::json(&Shown { programs })
 }

@@ -33,7 +33,9 @@ const orders = {
     return true;
   },
 };
-require('readline').createInterface({ input: process.stdin }).on('line', (line) => {
+// A server that a master started has nobody to give it orders, and stays.
+const stdin = require('fs').fstatSync(0);
+if (stdin.isFIFO() || stdin.isSocket()) require('readline').createInterface({ input: process.stdin }).on('line', (line) => {
   const order = JSON.parse(line);
   say({ call: order.call, result: orders[order.do]() });
 }).on('close', () => process.exit(0));
