@@ -12,10 +12,11 @@ use std::{
 };
 
 use muster_plugin_api::{
-    Body, Event, RequestError, Role,
+    Body, Event, ProfileFormat, RequestError, Role,
     abi::{ask, query, tell},
 };
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,7 @@ use crate::{
         services::{Asker, Operation},
     },
     program::{Program, State, Status},
+    profile,
     rpc::{self, Rpc},
     starter::Starter,
     values::Values,
@@ -190,6 +192,30 @@ impl App {
                     }
                 });
             }
+            ask::PROFILE => {
+                #[derive(Deserialize)]
+                #[serde(rename_all = "camelCase")]
+                struct Wanted {
+                    duration_ms: u64,
+                    format: ProfileFormat,
+                }
+                let Ok(Wanted { duration_ms, format }) = serde_json::from_slice(body) else {
+                    return asker.fail(RequestError::Refused("expected {\"durationMs\", \"format\"}".into()));
+                };
+                let pid = *self.watched.borrow();
+                self.runtime.spawn(async move {
+                    let mailbox = asker.mailbox.clone();
+                    let profile = profile::take(pid, Duration::from_millis(duration_ms), format);
+                    tokio::select! {
+                        profile = profile => match profile {
+                            Ok(profile) => asker.answer(b"null", json!(profile).to_string().as_bytes()),
+                            Err(error) => asker.fail(error),
+                        },
+                        // Nobody is left to be told.
+                        () = mailbox.closed() => {}
+                    }
+                });
+            }
             ask::SPAWN => match (self.starter.get().cloned(), value(body)) {
                 (Some(starter), Value::Object(fields)) => drop(self.runtime.spawn(async move {
                     match starter.start(fields).await {
@@ -271,6 +297,7 @@ impl App {
                 tracing::info!(target: crate::audit::TARGET, %module, role = ?self.role, fields = %fields, "{a}");
             }
             tell::PUBLISH_CONNECTIONS => *self.connections.lock() = (!body.is_empty()).then(|| value(body)),
+            tell::END_PROFILE => return i64::from(profile::end()),
             _ => return -1,
         }
         1

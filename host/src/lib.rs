@@ -19,6 +19,7 @@ mod monitor;
 mod net;
 mod peers;
 mod plugin;
+mod profile;
 mod program;
 mod roles;
 mod rpc;

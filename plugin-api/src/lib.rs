@@ -89,6 +89,7 @@ pub mod loader;
 mod manifest;
 mod message;
 mod module;
+mod profile;
 mod rpc;
 mod runtime;
 mod schedule;
@@ -104,6 +105,7 @@ pub use event::{Event, Server};
 pub use manifest::{Commands, Manifest, PluginManifest, Role};
 pub use message::{Answer, Body, HandlerResult, Json, ModuleError, RequestError};
 pub use module::{Caller, ClientCall, Context, Imported, Input, Message, Module, Options, Peer, State};
+pub use profile::{CpuProfile, ProfileFormat};
 pub use rpc::{Callee, RpcTarget};
 pub use schedule::{Pace, Schedule, ScheduleKind};
 /// For `#[derive(Deserialize)] #[serde(crate = "muster_plugin_api::serde")]`, so that a plugin needs no other dependency.

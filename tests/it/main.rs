@@ -22,6 +22,7 @@ mod plugin_commands;
 mod plugin_life;
 mod plugin_status;
 mod plugin_trust;
+mod profiler;
 mod reload;
 mod requests;
 mod roles;
