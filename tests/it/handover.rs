@@ -352,3 +352,14 @@ async fn a_plugin_that_is_disabled_while_its_state_is_handed_over_ends_and_whoev
     kept.peer.expect_silence().await;
     kept.master.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_stopped_while_a_state_is_handed_over_ends_in_order() {
+    for isolation in ISOLATIONS {
+        let mut kept = Kept::start(isolation, "import = \"never\"").await;
+        put(&kept.master, "keeper.so", &content("keeper_v2"));
+        let handing = |plugin: &Value| plugin["candidate"]["step"] == "handing-over";
+        until(&mut kept.peer, "keeper", "its state is handed over", handing).await;
+        kept.master.shutdown().await;
+    }
+}
