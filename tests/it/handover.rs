@@ -335,6 +335,31 @@ async fn a_worker_that_died_starts_without_state_and_hands_over_what_it_has_sinc
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_host_holds_survives_whatever_becomes_of_the_state() {
+    for isolation in ISOLATIONS {
+        let mut kept = Kept::start(isolation, "import = \"empty\"").await;
+        let address = kept.master.address().to_string();
+        let value = json!({ "since": "version 1" });
+        kept.peer.request("keeper", json!({ "put": value })).await;
+        kept.replace("keeper_v2", "2.").await;
+        assert_eq!(kept.peer.request("keeper", json!({})).await["body"]["kept"], value, "started empty");
+        kept.reconfigure(isolation, "import = \"fail\"").await;
+        put(&kept.master, "keeper.so", &content("keeper_v1"));
+        until(&mut kept.peer, "keeper", "it is refused", |plugin| plugin["reason"] != Value::Null).await;
+        assert_eq!(kept.peer.request("keeper", json!({})).await["body"]["kept"], value, "not replaced");
+        for order in ["rollback", "disable", "enable"] {
+            let done = muster(&["plugin", order, "keeper", "--master", &address]).await;
+            assert_eq!(done.code, 0, "{order}: {done:?}");
+        }
+        assert_eq!(
+            kept.peer.request("keeper", json!({})).await["body"],
+            json!({ "version": "1", "count": 0, "kept": value })
+        );
+        kept.master.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_is_disabled_while_its_state_is_handed_over_ends_and_whoever_waits_is_told() {
     let mut kept = Kept::start("thread", "import = \"never\"").await;
     let address = kept.master.address();
@@ -351,4 +376,15 @@ async fn a_plugin_that_is_disabled_while_its_state_is_handed_over_ends_and_whoev
     assert_eq!(other.request("keeper", json!({})).await["error"], "unknown moduleId:keeper");
     kept.peer.expect_silence().await;
     kept.master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_stopped_while_a_state_is_handed_over_ends_in_order() {
+    for isolation in ISOLATIONS {
+        let mut kept = Kept::start(isolation, "import = \"never\"").await;
+        put(&kept.master, "keeper.so", &content("keeper_v2"));
+        let handing = |plugin: &Value| plugin["candidate"]["step"] == "handing-over";
+        until(&mut kept.peer, "keeper", "its state is handed over", handing).await;
+        kept.master.shutdown().await;
+    }
 }

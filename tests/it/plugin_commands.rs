@@ -3,11 +3,13 @@
 
 use std::{fs, net::SocketAddr};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use muster_tests::{
     cli::{Finished, muster},
     daemon::{Daemon, Setup, plugin_file},
     deadline::{PROCESS, eventually},
     peer::Peer,
+    plugins::sha256,
 };
 use serde_json::{Value, json};
 
@@ -111,6 +113,101 @@ async fn a_reload_makes_a_new_generation_of_the_same_file() {
     assert_eq!(version(&mut peer).await, 1);
     let done = plugin(address, &["reload", "nothing"]).await;
     assert!(done.code == 1 && done.stderr.contains("there is no plugin nothing"), "{done:?}");
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn every_order_takes_wait_and_timeout_here_and_from_elsewhere() {
+    let (master, address, mut peer) = start(&[]).await;
+    let directory = master.plugin_dir().to_str().expect("paths of tests are text").to_owned();
+    let file = fixture("versioned_v1");
+    let orders: [(&[&str], &str, Value); 6] = [
+        (&["install", &file, "--name", "versioned"], "running", json!(1)),
+        (&["reload", "versioned"], "running", json!(1)),
+        (&["disable", "versioned"], "disabled", Value::Null),
+        (&["enable", "versioned"], "running", json!(1)),
+        (&["remove", "versioned"], "", Value::Null),
+        (&["install", &file, "--name", "versioned", "--plugins", &directory], "running", json!(1)),
+    ];
+    for (order, state, answered) in orders {
+        let all = [order, &["--wait", "--timeout", "60s", "-o", "json"]].concat();
+        let done = plugin(address, &all).await;
+        assert_eq!(done.code, 0, "{order:?}: {done:?}");
+        let told = done.json();
+        assert_eq!(told["state"].as_str().unwrap_or_default(), state, "{order:?}: {told}");
+        assert_eq!(told["settled"], true, "{order:?}: {told}");
+        assert_eq!(version(&mut peer).await, answered, "{order:?}: it is over when the command ends");
+    }
+    for order in [&["reload", "versioned"][..], &["install", &file, "--name", "versioned"]] {
+        let done = plugin(address, &[order, &["--no-wait", "--timeout", "60s"]].concat()).await;
+        assert!(done.code == 0 && done.stdout.contains(" is ordered"), "{order:?}: {done:?}");
+    }
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_order_whose_outcome_takes_longer_than_the_timeout_is_exit_code_six_and_stands() {
+    let setup = Setup::master().plugins(&[]).set("plugins.keeper_v1.start_ms", "750");
+    let master = setup.start().await;
+    let address = master.address();
+    let done = plugin(address, &["install", &fixture("keeper_v1"), "--wait", "--timeout", "500ms"]).await;
+    assert_eq!(done.code, 6, "{done:?}");
+    assert!(done.stderr.contains("keeper_v1"), "{done:?}");
+    eventually("it runs all the same", PROCESS, async || {
+        (listed(address, "keeper_v1").await["state"] == "running").then_some(())
+    })
+    .await;
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn level_one_gives_the_same_orders_as_messages() {
+    let (master, address, mut peer) = start(&["versioned_v1"]).await;
+    let order = async |peer: &mut Peer, action: &str| {
+        let ask = json!({
+            "action": action, "name": "versioned_v1", "timeoutMs": 60_000, "clientId": "observer", "username": "admin",
+        });
+        let answer = peer.request("__plugins__", ask).await;
+        assert_eq!(answer["error"], Value::Null, "{action}: {answer}");
+        answer["body"].clone()
+    };
+    let first = listed(address, "versioned_v1").await["generation"].as_u64();
+    let told = order(&mut peer, "reload").await;
+    assert!(told["state"] == "running" && told["generation"].as_u64() > first && told["settled"] == true, "{told}");
+    assert_eq!(order(&mut peer, "disable").await["state"], "disabled");
+    assert_eq!(version(&mut peer).await, Value::Null);
+    assert_eq!(order(&mut peer, "enable").await["state"], "running");
+    assert_eq!(version(&mut peer).await, 1);
+    assert!(order(&mut peer, "pin").await["text"].as_str().is_some_and(|text| text.contains("is pinned")));
+    assert!(order(&mut peer, "unpin").await["text"].as_str().is_some_and(|text| text.contains("is not pinned")));
+    // A new file: asked how large a piece may be, sent in pieces, and put into place.
+    let library = fs::read(plugin_file("versioned_v2")).expect("the fixture is built");
+    let mut offset = 0;
+    let mut piece: &[u8] = &[];
+    let hash = sha256(&plugin_file("versioned_v2"));
+    loop {
+        let ask = json!({
+            "action": "upload", "name": "versioned_v1", "offset": offset, "data": BASE64_STANDARD.encode(piece),
+            "clientId": "observer", "username": "admin",
+        });
+        let answer = peer.request("__plugins__", ask).await["body"].clone();
+        offset = answer["size"].as_u64().and_then(|size| usize::try_from(size).ok()).expect("a size");
+        let chunk = answer["chunk"].as_u64().and_then(|chunk| usize::try_from(chunk).ok()).expect("a size");
+        piece = &library[offset..library.len().min(offset + chunk)];
+        if piece.is_empty() {
+            break;
+        }
+    }
+    let ask = json!({
+        "action": "install", "name": "versioned_v1", "sha256": hash, "clientId": "observer", "username": "admin",
+    });
+    let told = peer.request("__plugins__", ask).await["body"].clone();
+    assert_eq!((&told["state"], &told["hash"]), (&json!("running"), &json!(hash)), "{told}");
+    assert_eq!(version(&mut peer).await, 2);
+    assert!(order(&mut peer, "rollback").await["text"].as_str().is_some_and(|text| text.contains("is rolled back")));
+    assert_eq!(version(&mut peer).await, 1);
+    assert_eq!(order(&mut peer, "remove").await, json!({ "name": "versioned_v1", "state": null, "settled": true }));
+    assert_eq!(version(&mut peer).await, Value::Null);
     master.shutdown().await;
 }
 

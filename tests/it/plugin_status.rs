@@ -12,12 +12,12 @@ use muster_tests::{
     daemon::{Daemon, Setup, plugin_file},
     deadline::eventually,
     peer::Peer,
-    plugins::{WITHIN, content, listed, put, until, until_version},
+    plugins::{WITHIN, content, listed, put, sha256, until, until_version},
 };
 use serde_json::{Value, json};
 
-/// What the keeper is told about starting: long enough to be seen.
-const SLOW_START: &str = "1500";
+/// How long each instance of the keeper is told to take for its start, of which there are four: long enough to be seen.
+const SLOW_START: &str = "500";
 
 async fn master(plugins: &[&str], settings: &[(&str, &str)]) -> (Daemon, Peer) {
     let setup = Setup::master().plugins(plugins).set("plugins.settle", "5ms");
@@ -28,13 +28,6 @@ async fn master(plugins: &[&str], settings: &[(&str, &str)]) -> (Daemon, Peer) {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs()
-}
-
-/// The first word that a program prints.
-fn first_word(program: &str, argument: &str) -> String {
-    let output = Command::new(program).arg(argument).output().expect("it can be started");
-    let text = String::from_utf8(output.stdout).expect("it writes text");
-    text.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
 fn number(plugin: &Value, field: &str) -> u64 {
@@ -55,8 +48,7 @@ async fn what_is_told_of_a_content_is_what_is_in_the_file() {
     assert_eq!((&told["file"], &told["state"]), (&json!("keeper_v1.so"), &json!("running")));
     assert!((before..=now()).contains(&number(&told, "since")), "{told}");
     let file = plugin_file("keeper_v1");
-    let path = file.to_str().expect("paths of tests are text");
-    assert_eq!(told["hash"], first_word("sha256sum", path));
+    assert_eq!(told["hash"], sha256(&file));
     assert_eq!(number(&told, "size"), fs::metadata(&file).expect("it is there").len());
     assert_eq!((&told["version"], &told["isolation"]), (&json!("1.0.0"), &json!("thread")));
     let api = include_str!("../../plugin-api/Cargo.toml");
@@ -64,7 +56,7 @@ async fn what_is_told_of_a_content_is_what_is_in_the_file() {
     assert_eq!(told["api"].to_string(), api);
     let compiler = Command::new("rustc").arg("--version").output().expect("the compiler is there").stdout;
     assert_eq!(told["compiler"], String::from_utf8(compiler).expect("it writes text").trim());
-    let module = |id: &str| json!({ "id": id, "aliases": [], "version": "1.0.0", "roles": ["master", "monitor"], "stateSchema": 1 });
+    let module = |id: &str| json!({ "id": id, "aliases": [], "version": "1.0.0", "roles": ["master", "monitor"], "needs": [], "stateSchema": 1 });
     assert_eq!(told["modules"], json!([module("keeper"), module("keeper2")]));
     assert_eq!((&told["draining"], &told["stillMapped"]), (&json!([]), &json!([])));
     assert_eq!((&told["candidate"], &told["last"], &told["reason"]), (&Value::Null, &Value::Null, &Value::Null));
@@ -168,8 +160,7 @@ async fn a_refused_content_is_told_of_with_its_hash_beside_what_runs() {
     let running = listed(&mut peer, "keeper_v1").await;
     put(&master, "keeper_v1.so", &content("bad_no_module"));
     let refused = until(&mut peer, "keeper_v1", "it is refused", |plugin| !plugin["reason"].is_null()).await;
-    let bad = plugin_file("bad_no_module");
-    assert_eq!(refused["refusedHash"], first_word("sha256sum", bad.to_str().expect("paths of tests are text")));
+    assert_eq!(refused["refusedHash"], sha256(&plugin_file("bad_no_module")));
     assert_eq!((&refused["hash"], &refused["generation"]), (&running["hash"], &running["generation"]));
     // What could be looked into is told of.
     put(&master, "other.so", &content("keeper_v2"));
@@ -239,5 +230,31 @@ async fn since_when_is_the_time_of_the_last_change_of_state() {
     let told = listed(&mut peer, "keeper_v1").await;
     assert!((before..=now()).contains(&number(&told, "loadedAt")), "{told}");
     assert!(Duration::from_secs(now() - number(&told, "since")) < WITHIN);
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_plugin_waits_for_is_told_and_a_circle_with_its_path() {
+    let (master, mut peer) = master(&["dependent"], &[]).await;
+    let waits = listed(&mut peer, "dependent").await;
+    assert_eq!(waits["state"], "refused", "{waits}");
+    let reason = "it needs module versioned, which nobody serves: it is started when that is there";
+    assert_eq!((&waits["reason"], &waits["candidate"]["modules"][0]["needs"]), (&json!(reason), &json!(["versioned"])));
+    put(&master, "dependent_back.so", &content("dependent_back"));
+    for (name, path) in
+        [("dependent", "dependent → versioned → dependent"), ("dependent_back", "versioned → dependent → versioned")]
+    {
+        let circle = until(&mut peer, name, "the circle is told", |plugin| {
+            plugin["reason"].as_str().is_some_and(|reason| reason.contains("circle"))
+        })
+        .await;
+        assert!(circle["reason"].as_str().is_some_and(|reason| reason.contains(path)), "{circle}");
+    }
+    // One does without.
+    put(&master, "dependent_back.so", &content("versioned_v1"));
+    for name in ["dependent", "dependent_back"] {
+        until(&mut peer, name, "it runs", |plugin| plugin["state"] == "running" && plugin["reason"].is_null()).await;
+    }
+    assert_eq!(peer.request("dependent", json!("x")).await["body"], "x");
     master.shutdown().await;
 }

@@ -203,7 +203,7 @@ impl Content {
             .iter()
             .map(|module| {
                 json!({ "id": module.id, "aliases": module.aliases, "version": module.version, "roles": module.roles,
-                        "stateSchema": module.state })
+                        "needs": module.needs, "stateSchema": module.state })
             })
             .collect();
         json!({
