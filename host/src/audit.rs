@@ -42,7 +42,8 @@ pub(crate) fn record(
 /// What of a body is told.
 fn told(fields: &Map<String, Value>) -> String {
     let fields = fields.iter().filter(|(name, _)| !KNOWN.contains(&name.as_str()));
-    let mut text = hidden(&Value::Object(fields.map(|(name, value)| (name.clone(), value.clone())).collect())).to_string();
+    let mut text =
+        hidden(&Value::Object(fields.map(|(name, value)| (name.clone(), value.clone())).collect())).to_string();
     if text.len() > LONGEST {
         let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
         text.truncate(end);
@@ -77,7 +78,8 @@ mod tests {
 
     #[test]
     fn what_was_ordered_is_told_and_secrets_are_not() {
-        let set = json!({ "comd": "set", "param": { "key": "k", "value": "s3cret" }, "clientId": "c", "username": "u" });
+        let set =
+            json!({ "comd": "set", "param": { "key": "k", "value": "s3cret" }, "clientId": "c", "username": "u" });
         assert_eq!(told_of(set), r#"{"comd":"set","param":{"key":"k","value":"…"}}"#);
         let long = told_of(json!({ "script": "é".repeat(LONGEST) }));
         assert!(long.len() <= LONGEST + "…".len() && long.ends_with('…'));

@@ -12,28 +12,35 @@
 pub mod defaults;
 mod fault;
 mod fleet;
+mod password;
 mod section;
 mod sources;
 #[cfg(test)]
 mod tests;
+pub(crate) mod users;
 mod value;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
 use self::{fault::FaultList, section::Section};
 pub use self::{
-    fault::{Fault, Faults, Origin, Problem},
+    fault::{Fault, Faults, Origin, Place, Problem},
     fleet::{Fleet, MasterInfo, Servers, Token, Tokens, User, Users},
-    sources::Sources,
+    password::{Login, Password},
+    sources::{Setting, Sources},
     value::{Address, NotAnAddress, Secret},
 };
+pub use crate::roles::{Required, Roles};
 use crate::{
     ids::{ServerId, ServerType},
     plugin::ContentHash,
 };
-pub use crate::roles::{Required, Roles};
 
 /// Free options of a module or plugin.
 pub type Options = Map<String, Value>;
@@ -266,6 +273,16 @@ pub struct ReconnectConfig {
     pub first: Duration,
     /// The longest wait, doubling; up to a quarter is added at random.
     pub longest: Duration,
+}
+
+/// The servers that servers.json describes.
+///
+/// # Errors
+/// All faults of the file at once.
+pub fn servers_of(config_dir: &Path, env: &str) -> Result<Servers, Faults> {
+    let faults = FaultList::default();
+    let fleet = Fleet::read(config_dir, env, &faults);
+    faults.into_result(fleet.servers)
 }
 
 impl MasterConfig {

@@ -565,8 +565,13 @@ mod tests {
     fn a_client_id_is_taken_once() {
         let stage = Stage::new();
         let log_in = |conn| {
-            let client =
-                Arc::new(ClientIdentity { connection: ConnId(conn), address: ([127, 0, 0, 1], 1).into(), id: "c".into(), user: "u".into(), level: 1 });
+            let client = Arc::new(ClientIdentity {
+                connection: ConnId(conn),
+                address: ([127, 0, 0, 1], 1).into(),
+                id: "c".into(),
+                user: "u".into(),
+                level: 1,
+            });
             let entered = stage.peers.log_in(&client, &Arc::new(Outbox::without_socket(100)), Bytes::new());
             (client, entered)
         };

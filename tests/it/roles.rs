@@ -8,9 +8,8 @@ use muster_tests::packet::Packet;
 use muster_tests::peer::Peer;
 use serde_json::{Value, json};
 
-const PLUGINS: [&str; 9] = [
-    "console", "watch_server", "scripts", "monitor_log", "system_info", "node_info", "time_report", "echo", "list",
-];
+const PLUGINS: [&str; 9] =
+    ["console", "watch_server", "scripts", "monitor_log", "system_info", "node_info", "time_report", "echo", "list"];
 
 /// Users, whose passwords are their names, and their levels; 0 stands for none.
 const USERS: [(&str, u32); 4] = [("admin", 1), ("deputy", 2), ("guest", 3), ("nobody", 0)];
@@ -203,7 +202,10 @@ async fn from_a_monitor(server: &mut Peer, rows: &[Row]) {
         }
         // As a server's request it runs a master handler, which no module has for these; nothing is permitted by it.
         let Some(Packet::Publish { payload, .. }) = server.next().await else { panic!("{row:?}: an answer expected") };
-        assert!(payload.contains("dose not have a method") || payload.contains("unknown moduleId") || is_report(row), "{payload}");
+        assert!(
+            payload.contains("dose not have a method") || payload.contains("unknown moduleId") || is_report(row),
+            "{payload}"
+        );
     }
 }
 

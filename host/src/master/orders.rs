@@ -61,13 +61,7 @@ impl Master {
     }
 
     /// Asks the table, writes the audit, and refuses.
-    fn permit(
-        &self,
-        client: &ClientIdentity,
-        reply: Option<Reply>,
-        manifest: &Manifest,
-        body: &str,
-    ) -> Option<Asked> {
+    fn permit(&self, client: &ClientIdentity, reply: Option<Reply>, manifest: &Manifest, body: &str) -> Option<Asked> {
         let asked = self.roles.load().asked(&manifest.id, &manifest.commands, body);
         let permitted = asked.permit(client);
         if permitted.is_err() || !(asked.only_looks || is_further_piece(&asked)) {

@@ -67,7 +67,17 @@ fn yes() -> bool {
 /// What clients may do with it.
 pub(super) fn manifest() -> Manifest {
     let changes = [
-        "look", "upload", "install", "reload", "enable", "disable", "remove", "rollback", "pin", "unpin", "unquarantine",
+        "look",
+        "upload",
+        "install",
+        "reload",
+        "enable",
+        "disable",
+        "remove",
+        "rollback",
+        "pin",
+        "unpin",
+        "unquarantine",
     ];
     Manifest::new(MODULE, env!("CARGO_PKG_VERSION")).commands("action", &["list"], &changes)
 }

@@ -411,7 +411,13 @@ mod tests {
     type End = oneshot::Receiver<OwnedOutcome>;
 
     fn client() -> Source {
-        let client = ClientIdentity { connection: ConnId(1), address: ([127, 0, 0, 1], 1).into(), id: "c-1".into(), user: "admin".to_owned(), level: 1 };
+        let client = ClientIdentity {
+            connection: ConnId(1),
+            address: ([127, 0, 0, 1], 1).into(),
+            id: "c-1".into(),
+            user: "admin".to_owned(),
+            level: 1,
+        };
         Source::Client(Arc::new(client))
     }
 

@@ -469,7 +469,13 @@ mod tests {
 
     fn notify() -> Call {
         let deadline = Instant::now() + Duration::from_secs(15);
-        let client = ClientIdentity { connection: ConnId(1), address: ([127, 0, 0, 1], 1).into(), id: "c-1".into(), user: "admin".to_owned(), level: 1 };
+        let client = ClientIdentity {
+            connection: ConnId(1),
+            address: ([127, 0, 0, 1], 1).into(),
+            id: "c-1".into(),
+            user: "admin".to_owned(),
+            level: 1,
+        };
         let source = Source::Client(Arc::new(client));
         Call { source, body: Bytes::from_static(b"1"), deadline, responder: None }
     }

@@ -51,7 +51,13 @@ impl Switch {
     }
 
     fn call(&self) -> bool {
-        let client = ClientIdentity { connection: ConnId(1), address: ([127, 0, 0, 1], 1).into(), id: "c".into(), user: "admin".to_owned(), level: 1 };
+        let client = ClientIdentity {
+            connection: ConnId(1),
+            address: ([127, 0, 0, 1], 1).into(),
+            id: "c".into(),
+            user: "admin".to_owned(),
+            level: 1,
+        };
         let deadline = Instant::now() + Duration::from_secs(15);
         let source = Source::Client(Arc::new(client));
         let call = Call { source, body: Bytes::new(), deadline, responder: None };

@@ -27,9 +27,11 @@ struct Console;
 
 impl Module for Console {
     fn manifest() -> Manifest {
-        Manifest::new(MODULE, env!("CARGO_PKG_VERSION"))
-            .deadline(DEADLINE)
-            .commands("signal", &signal::LOOKS, &signal::CHANGES)
+        Manifest::new(MODULE, env!("CARGO_PKG_VERSION")).deadline(DEADLINE).commands(
+            "signal",
+            &signal::LOOKS,
+            &signal::CHANGES,
+        )
     }
 
     fn create(_: Context) -> Result<Console, ModuleError> {

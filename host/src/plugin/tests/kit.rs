@@ -182,7 +182,13 @@ impl Kit {
         within: Duration,
     ) -> Result<oneshot::Receiver<OwnedOutcome>, &'static str> {
         let (responder, end) = oneshot::channel();
-        let client = ClientIdentity { connection: ConnId(1), address: ([127, 0, 0, 1], 1).into(), id: "c-1".into(), user: "admin".to_owned(), level: 1 };
+        let client = ClientIdentity {
+            connection: ConnId(1),
+            address: ([127, 0, 0, 1], 1).into(),
+            id: "c-1".into(),
+            user: "admin".to_owned(),
+            level: 1,
+        };
         let call = Call {
             source: Source::Client(Arc::new(client)),
             body: Bytes::from(body.to_string()),
