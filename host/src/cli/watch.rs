@@ -96,8 +96,7 @@ pub(super) enum SwitchCommand {
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// The expression; `app` is the application
-    #[arg(required = true, trailing_var_arg = false, allow_hyphen_values = true)]
-    expression: Vec<String>,
+    expression: String,
     #[command(flatten)]
     on: On,
 }
@@ -175,7 +174,7 @@ pub(super) async fn switch(command: SwitchCommand, on: bool, session: &Session) 
 }
 
 pub(super) async fn evaluate(RunArgs { expression, on }: RunArgs, session: &Session) -> Result<Shown, CliError> {
-    on_one("run", json!(expression.join(" ")), on, session).await
+    on_one("run", json!(expression), on, session).await
 }
 
 pub(super) async fn dump(command: DumpArgs, session: &Session) -> Result<Shown, CliError> {
