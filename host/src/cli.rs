@@ -5,29 +5,42 @@
 
 mod ask;
 mod call;
+mod complete;
+mod config;
+mod cron;
 mod daemons;
 mod error;
+mod events;
+mod fleet;
 mod module;
+mod outcome;
 mod plugin;
 mod profile;
 mod render;
+mod role;
 mod rpc;
+mod script;
 mod server;
+mod session;
+mod shell;
+mod shown;
+mod top;
+mod user;
+mod watch;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::{
-    ask::Output,
-    call::CallArgs,
+    ask::{Asked, Output},
+    config::ConfigCommand,
     daemons::{DemoArgs, MasterArgs, MonitorArgs, PreflightArgs, WorkerArgs},
     error::CliError,
-    module::ModuleCommand,
-    plugin::PluginCommand,
-    profile::ProfileCommand,
-    rpc::RpcArgs,
-    server::ServerCommand,
+    session::Session,
+    shell::ShellArgs,
+    shown::Shown,
+    user::UserCommand,
 };
 
 const EXIT_CODES: &str = "\
@@ -37,7 +50,8 @@ Exit codes:
   2  wrong usage or configuration
   4  the master refused the login
   5  no master can be reached
-  6  no answer in time";
+  6  no answer in time
+  7  done for a part of the servers; -o json tells which";
 
 /// Watches and commands fleets of servers.
 #[derive(Debug, Parser)]
@@ -55,22 +69,28 @@ enum Command {
     Monitor(MonitorArgs),
     /// Run a master, three monitors and the plugins in this terminal
     Demo(DemoArgs),
-    /// Servers of the fleet
+    #[command(flatten)]
+    Ask(Asked),
+    /// Give commands one after the other, with history and completion
+    Shell(ShellArgs),
+    /// Who may log in: the file adminUser.json
     #[command(subcommand)]
-    Server(ServerCommand),
-    /// Admin modules of the master, and through it of the fleet
+    User(UserCommand),
+    /// The configuration of the daemons
     #[command(subcommand)]
-    Module(ModuleCommand),
-    /// Plugin files of the master
-    #[command(subcommand)]
-    Plugin(PluginCommand),
-    /// Ask an admin module
-    Call(CallArgs),
-    /// Call a remote of a server
-    Rpc(RpcArgs),
-    /// See where the process of a server spends its time
-    #[command(subcommand)]
-    Profile(ProfileCommand),
+    Config(ConfigCommand),
+    /// Print what has a shell complete commands; such as `source <(muster completions bash)`
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(["bash", "zsh", "fish", "elvish", "powershell"]))]
+        shell: String,
+    },
+    /// Write man pages into a directory; for packages
+    #[command(hide = true)]
+    Man {
+        /// The directory
+        dir: PathBuf,
+    },
     /// Vet a plugin file; for the daemons' own use
     #[command(hide = true)]
     Preflight(PreflightArgs),
@@ -84,10 +104,11 @@ enum Command {
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> ExitCode {
+    let nothing = |()| Shown::Text(String::new());
     match cli.command {
-        Command::Master(args) => report(args.run(), Output::Table),
-        Command::Monitor(args) => report(args.run(), Output::Table),
-        Command::Demo(args) => report(args.run(), Output::Table),
+        Command::Master(args) => report(args.run().map(nothing), Output::Table),
+        Command::Monitor(args) => report(args.run().map(nothing), Output::Table),
+        Command::Demo(args) => report(args.run().map(nothing), Output::Table),
         Command::Preflight(args) => args.run(),
         Command::Worker(args) => args.run(),
         // Whoever started it waits for its output, and sees its end.
@@ -95,28 +116,49 @@ pub fn run(cli: Cli) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::from(CliError::FAILED),
         },
-        Command::Server(ServerCommand::List(asking)) => {
+        Command::Ask(Asked { asking, ask }) => {
             let output = asking.output;
-            report(ask::block_on(server::list(asking)), output)
+            let session = Session::new(asking);
+            report(session::block_on(one(session, ask)), output)
         }
-        Command::Module(command) => {
+        Command::Shell(args) => shell::run(args).unwrap_or_else(|error| report(Err(error), Output::Table)),
+        Command::User(command) => {
             let output = command.output();
-            report(ask::block_on(module::run(command)), output)
+            report(user::run(command), output)
         }
-        Command::Plugin(command) => {
+        Command::Config(command) => {
             let output = command.output();
-            report(ask::block_on(plugin::run(command)), output)
+            report(config::run(command), output)
         }
-        Command::Call(args) => {
-            let output = args.output();
-            report(ask::block_on(call::run(args)), output)
-        }
-        Command::Profile(command) => report(ask::block_on(profile::run(command)), Output::Table),
-        Command::Rpc(args) => {
-            let output = args.output();
-            report(ask::block_on(rpc::run(args)), output)
-        }
+        Command::Completions { shell } => report(completions(&shell), Output::Table),
+        Command::Man { dir } => report(man(dir), Output::Table),
     }
+}
+
+/// A command with a connection of its own.
+async fn one(session: Session, ask: ask::Ask) -> Result<Shown, CliError> {
+    let shown = ask.run(&session).await;
+    session.close().await;
+    shown
+}
+
+fn completions(shell: &str) -> Result<Shown, CliError> {
+    let mut script = Vec::new();
+    if let Some(completer) = clap_complete::env::Shells::builtins().completer(shell) {
+        completer
+            .write_registration("COMPLETE", "muster", "muster", "muster", &mut script)
+            .map_err(CliError::Output)?;
+    }
+    Ok(Shown::Text(String::from_utf8_lossy(&script).into_owned()))
+}
+
+fn man(dir: PathBuf) -> Result<Shown, CliError> {
+    let written = std::fs::create_dir_all(&dir).and_then(|()| {
+        clap_mangen::generate_to(Cli::command(), &dir)?;
+        clap_mangen::Man::new(shell::command().name("muster-shell-commands")).generate_to(&dir)
+    });
+    written.map_err(|source| CliError::File { what: "cannot write man pages into", path: dir, source })?;
+    Ok(Shown::Text(String::new()))
 }
 
 /// Prints help, version, or what is wrong with the arguments.
@@ -127,12 +169,13 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// The one place where an error becomes an exit code.
-fn report(result: Result<String, CliError>, output: Output) -> ExitCode {
+fn report(result: Result<Shown, CliError>, output: Output) -> ExitCode {
     let (printed, code) = match result {
-        Ok(text) => (render::output(&text), 0),
+        Ok(shown) => (render::output(&shown.render(output)), shown.exit_code()),
         Err(error) => {
-            let printed = match error.as_json().filter(|_| output == Output::Json) {
+            let printed = match error.as_json().filter(|_| matches!(output, Output::Json | Output::Jsonl)) {
                 Some(json) => render::output(&json),
+                None if let CliError::Pointed(picture) = &error => render::picture(picture, error.hint().as_deref()),
                 None => render::error(&error, error.hint().as_deref()),
             };
             (printed, error.exit_code())
@@ -160,7 +203,9 @@ mod tests {
     #[test]
     fn help_lists_the_exit_codes_and_hides_what_is_for_daemons() {
         let help = Cli::command().render_long_help().to_string();
-        for code in ["0  ok", "1  failed", "2  wrong usage", "4  the master refused", "5  no master", "6  no answer"] {
+        for code in
+            ["0  ok", "1  failed", "2  wrong usage", "4  the master refused", "5  no master", "6  no answer", "7  done"]
+        {
             assert!(help.contains(code), "{code} is not in\n{help}");
         }
         assert!(!help.contains("preflight") && !help.contains("worker") && !help.contains("sample"));
@@ -215,11 +260,32 @@ mod tests {
             "muster call m",
             "muster call command:enable:timeReport {} --master h:1 --user u --password -p -o json",
             "muster plugin unquarantine p --user u -o json",
+            "muster server show a -o wide",
+            "muster server add host=h port=1 serverType=chat id=c-1 --no-wait",
+            "muster server start chat --config-dir c --env production",
+            "muster server stop a b --timeout 5s -o jsonl --master h:1",
+            "muster server restart --type chat",
+            "muster server kill --yes",
+            "muster server logs a -f -n 10",
+            "muster server wait a b --gone",
+            "muster role list",
+            "muster cron add id=1 serverId=a action=b.c 'time=0",
+            "muster script run hello.js --server a",
+            "muster blacklist 10.0.0.1",
+            "muster show status -s a -o name",
+            "muster get k --server a",
+            "muster top --interval 1s --count 2",
+            "muster events -o jsonl",
+            "muster shell --master h:1 --notices 0s",
+            "muster user add a --level 1 --config-dir c",
+            "muster config check --config f",
+            "muster config import-pomelo app --to muster.toml",
+            "muster completions bash",
             "muster rpc list -o json --master h:1",
             "muster rpc chat-server-1 user.chatRemote.kick",
             "muster rpc chat user.chatRemote.kick uid-7 -5 {} --route uid-7 --timeout 5s -o json",
             "muster profile cpu chat-server-1",
-            "muster profile cpu chat-server-1 --seconds 5 -o a.svg --master h:1 --timeout 5s",
+            "muster profile cpu chat-server-1 --seconds 5 --to a.svg --master h:1 --timeout 5s",
             "muster sample",
             "muster preflight file.so",
             "muster worker --memory=1 --cpu-seconds=2 --files=3 file.so",

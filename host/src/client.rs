@@ -60,6 +60,8 @@ pub struct Options {
     pub user: String,
     /// Their password. Only its MD5 is sent, as pomelo-cli does; that protects nobody on a network that is listened to.
     pub password: String,
+    /// Sends the password itself, for users whose password the master keeps as a foreign hash.
+    pub plain: bool,
     /// The id of this client, which no other client of the master may have; one is made up if there is none.
     pub id: Option<String>,
     /// How long connecting with login, and how long each request may take.
@@ -108,6 +110,7 @@ impl Options {
             master: master.into(),
             user: user.into(),
             password: password.into(),
+            plain: false,
             id: None,
             timeout: DEFAULT_TIMEOUT,
         }
@@ -121,10 +124,11 @@ impl Client {
     /// [`ClientError::Unreachable`], [`ClientError::RefusedLogin`], [`ClientError::Disconnected`] when the master hung
     /// up instead of answering, and [`ClientError::Timeout`].
     pub async fn connect(options: Options) -> Result<Client, ClientError> {
-        let Options { master, user, password, id, timeout } = options;
+        let Options { master, user, password, plain, id, timeout } = options;
         let id = id.unwrap_or_else(made_up_id);
         let identity = Arc::new(Identity { client_id: id.clone(), username: user.clone() });
-        let hello = ClientHello { id, username: user, password: md5_hex(&password), md5: true };
+        let password = if plain { password } else { md5_hex(&password) };
+        let hello = ClientHello { id, username: user, password, md5: !plain };
         let (asks, asked) = mpsc::channel(ASKS);
         let (notifications, _) = broadcast::channel(NOTIFICATIONS);
         let connection = Connection::new(master, hello, timeout, asked, notifications.clone());
@@ -214,10 +218,11 @@ impl Client {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { master, user, password: _, id, timeout } = self;
+        let Options { master, user, password: _, plain, id, timeout } = self;
         f.debug_struct("Options")
             .field("master", master)
             .field("user", user)
+            .field("plain", plain)
             .field("id", id)
             .field("timeout", timeout)
             .finish_non_exhaustive()

@@ -12,15 +12,21 @@
 pub mod defaults;
 mod fault;
 mod fleet;
+mod password;
 mod program;
 mod section;
 mod sources;
 mod start;
 #[cfg(test)]
 mod tests;
+pub(crate) mod users;
 mod value;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
@@ -30,10 +36,11 @@ use self::{
     section::{Section, Which},
 };
 pub use self::{
-    fault::{Fault, Faults, Origin, Problem},
+    fault::{Fault, Faults, Origin, Place, Problem},
     fleet::{Fleet, MasterInfo, Servers, Token, Tokens, User, Users},
+    password::{Login, Password},
     program::{OrphanPolicy, ProgramConfig, RestartPolicy},
-    sources::Sources,
+    sources::{Setting, Sources},
     start::StartConfig,
     value::{Address, NotAnAddress, Secret},
 };
@@ -308,6 +315,16 @@ pub struct ReconnectConfig {
     pub first: Duration,
     /// The longest wait, doubling; up to a quarter is added at random.
     pub longest: Duration,
+}
+
+/// The servers that servers.json describes.
+///
+/// # Errors
+/// All faults of the file at once.
+pub fn servers_of(config_dir: &Path, env: &str) -> Result<Servers, Faults> {
+    let faults = FaultList::default();
+    let fleet = Fleet::read(config_dir, env, &faults);
+    faults.into_result(fleet.servers)
 }
 
 impl MasterConfig {

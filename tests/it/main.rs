@@ -4,6 +4,7 @@
 #![allow(missing_docs, reason = "a test's name is its sentence")]
 
 mod application;
+mod commands;
 mod conformance;
 mod conformance_client;
 mod conformance_monitor;
@@ -22,6 +23,7 @@ mod plugin_commands;
 mod plugin_life;
 mod plugin_status;
 mod plugin_trust;
+mod pomelo_cli;
 mod profiler;
 mod reload;
 mod requests;

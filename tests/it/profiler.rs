@@ -109,14 +109,14 @@ async fn a_flamegraph_and_a_pprof_profile_have_the_function_that_uses_the_proces
     let (master, monitor, _client) = fleet().await;
     let dir = tempfile::tempdir().expect("a temporary directory");
     let svg = file(&dir, "gate.svg");
-    let done = profile(master.address(), &["gate-1", "--seconds", "2", "-o", &svg]).await;
+    let done = profile(master.address(), &["gate-1", "--seconds", "2", "--to", &svg]).await;
     assert_eq!(done.code, 0, "{done:?}");
     assert!(done.stdout.contains(&format!("samples of process {}", monitor.pid())), "{done:?}");
     let picture = fs::read_to_string(&svg).expect("the picture is there");
     assert!(picture.contains("<svg") && picture.contains("busy::burn_processor_time"), "{picture}");
 
     let pprof = file(&dir, "gate.pb.gz");
-    let done = profile(master.address(), &["gate-1", "--seconds", "2", "-o", &pprof]).await;
+    let done = profile(master.address(), &["gate-1", "--seconds", "2", "--to", &pprof]).await;
     assert_eq!(done.code, 0, "{done:?}");
     let profile = Profile::read(Path::new(&pprof));
     let (burning, all) = (profile.seen("burn_processor_time"), profile.seen(""));
@@ -133,7 +133,7 @@ async fn a_plugin_that_is_unloaded_while_a_profile_is_taken_ends_it_and_harms_no
     let svg = file(&dir, "gate.svg");
     let long = tokio::spawn({
         let svg = svg.clone();
-        async move { profile(address, &["gate-1", "--seconds", "60", "-o", &svg]).await }
+        async move { profile(address, &["gate-1", "--seconds", "60", "--to", &svg]).await }
     });
     let samplers = eventually("a profile is taken", PROCESS, async || samplers_of(monitor.pid())).await;
     // Both what takes it and what it sees.
@@ -149,7 +149,7 @@ async fn a_plugin_that_is_unloaded_while_a_profile_is_taken_ends_it_and_harms_no
     assert!(monitor.is_running());
     monitor.install_plugin("profiler");
     eventually("another profile can be taken", PROCESS, async || {
-        let done = profile(address, &["gate-1", "--seconds", "1", "-o", &svg]).await;
+        let done = profile(address, &["gate-1", "--seconds", "1", "--to", &svg]).await;
         (done.code == 0).then_some(())
     })
     .await;
@@ -175,7 +175,7 @@ async fn one_profile_is_taken_at_a_time_and_only_for_administrators() {
     let (master, monitor, mut client) = fleet().await;
     let dir = tempfile::tempdir().expect("a temporary directory");
     let svg = file(&dir, "gate.svg");
-    let done = profile(master.address(), &["gate-1", "-o", &svg, "--user", "monitor", "--password", "monitor"]).await;
+    let done = profile(master.address(), &["gate-1", "--to", &svg, "--user", "monitor", "--password", "monitor"]).await;
     assert_eq!((done.code, done.stderr.contains("Command permission denied")), (1, true), "{done:?}");
 
     let started = json!({"id": 1, "method": "Profiler.start", "params": {"uid": "gate-1"}, "clientId": "observer"});
@@ -183,7 +183,7 @@ async fn one_profile_is_taken_at_a_time_and_only_for_administrators() {
     assert_eq!(said(&mut client).await["params"], json!({"isProfiling": true}));
     assert_eq!(said(&mut client).await, json!({"id": 1, "result": {}}));
     eventually("a profile is taken", PROCESS, async || samplers_of(monitor.pid())).await;
-    let done = profile(master.address(), &["gate-1", "--seconds", "1", "-o", &svg]).await;
+    let done = profile(master.address(), &["gate-1", "--seconds", "1", "--to", &svg]).await;
     assert_eq!((done.code, done.stderr.contains("is being taken already")), (1, true), "{done:?}");
     let log = master.log();
     for order in ["start a profile", "take a profile"] {

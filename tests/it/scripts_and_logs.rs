@@ -14,7 +14,9 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 const SECRET: &str = "{\"secret\":\"canary\"}";
-const MUTATIONS: u32 = 2000;
+const MUTATIONS: usize = 100_000;
+/// Asked before the first answer is waited for.
+const AT_ONCE: usize = 200;
 
 /// A root with a log and a script in it, a secret beside it, and links that lead there.
 struct Place(TempDir);
@@ -65,7 +67,7 @@ impl Place {
 /// A master and a monitor with both modules, switched on.
 async fn daemons(place: &Place, more: &[(&str, &str)]) -> (Daemon, Daemon) {
     let with = |setup: Setup| {
-        let setup = setup.plugins(&["monitor_log", "scripts"]).set("modules.scripts.enabled", "true");
+        let setup = setup.plugins(&["monitor_log", "scripts", "console"]).set("modules.scripts.enabled", "true");
         let setup = setup.set("modules.scripts.root", &place.root()).set("modules.monitorLog.root", &place.root());
         more.iter().fold(setup, |setup, (key, value)| setup.set(key, value))
     };
@@ -220,23 +222,46 @@ impl Dice {
     }
 }
 
+/// An order in which everything that could reach a shell or a path is made up.
+fn mutation(round: usize, dice: &mut Dice, canary: &str) -> (&'static str, Value) {
+    let (name, other) = (dice.text(canary), dice.text(canary));
+    match round % 20 {
+        0..=7 => ("monitorLog", json!({"serverId": "chat-server-1", "logfile": name, "number": other})),
+        8..=14 => ("scripts", json!({"command": "get", "filename": name})),
+        15 => ("scripts", json!({"command": "save", "filename": name, "body": other})),
+        16 => (
+            "__console__",
+            json!({"signal": "addCron", "args": [format!("serverId={name}"), format!("action={other}")]}),
+        ),
+        17 => ("__console__", json!({"signal": "stop", "ids": [name, other]})),
+        18 => ("__console__", json!({"signal": "blacklist", "args": [name]})),
+        // Neither is a server: one lacks its type, the other its address.
+        _ => (
+            "__console__",
+            json!({"signal": "add", "args": [format!("port={name}"), format!("host=-oProxyCommand={other}")]}),
+        ),
+    }
+}
+
 #[tokio::test]
-async fn thousands_of_mutations_touch_and_read_nothing() {
+async fn a_hundred_thousand_mutations_touch_and_read_nothing() {
     let place = Place::new();
-    let (master, monitor) = daemons(&place, &[]).await;
+    let (master, monitor) = daemons(&place, &[("log.level", "error")]).await;
     let mut admin = Peer::admin(master.address(), "client-1").await;
     let canary = place.canary().display().to_string();
     let mut dice = Dice(30);
-    for round in 0..MUTATIONS {
-        let (name, other) = (dice.text(&canary), dice.text(&canary));
-        let (module, body) = match round % 3 {
-            0 => ("monitorLog", json!({"serverId": "chat-server-1", "logfile": name, "number": other})),
-            1 => ("scripts", json!({"command": "get", "filename": name})),
-            _ => ("scripts", json!({"command": "save", "filename": name, "body": other})),
-        };
-        let answer = ask(&mut admin, module, body.clone()).await;
-        assert!(!answer.to_string().contains("canary\\\""), "{body} reads the secret: {answer}");
-        place.expect_untouched(&body.to_string());
+    for first in (0..MUTATIONS).step_by(AT_ONCE) {
+        let mut asked = Vec::new();
+        for round in first..first + AT_ONCE {
+            let (module, mut body) = mutation(round, &mut dice, &canary);
+            body["clientId"] = json!("client-1");
+            asked.push((admin.send_request(module, body.clone()).await, body));
+        }
+        for (id, body) in asked {
+            let answer = admin.response(id).await;
+            assert!(!answer.to_string().contains("canary\\\""), "{body} reads the secret: {answer}");
+        }
+        place.expect_untouched(&format!("something from round {first} on"));
     }
     for daemon in [monitor, master] {
         daemon.shutdown().await;

@@ -1,18 +1,15 @@
-//! watchServer: the recordings on both sides, and pomelo-cli on a terminal.
+//! watchServer: the recordings on both sides.
 
 use std::net::SocketAddr;
 
 use muster_tests::{
-    cli::call,
     compare::ANY_TEXT,
     config::token_for,
     daemon::{Daemon, Setup},
     deadline::{ANSWER, eventually},
-    node::Node,
     packet::Packet,
     peer::Peer,
     player::Player,
-    pty::PomeloCli,
     stage::Stage,
     transcript::{Direction, Event, Transcript},
 };
@@ -201,76 +198,4 @@ async fn no_servers_are_an_empty_map_and_run_is_off() {
     let off = "run is switched off on this master; modules.watchServer.run = true switches it on";
     assert_eq!(ask("run", "master-server-1").await["error"], off);
     master.shutdown().await;
-}
-
-// === pomelo-cli ===
-
-async fn two_monitors(master: SocketAddr) -> (Daemon, Daemon) {
-    let setup = |id: &str, server_type: &str| {
-        let setup = Setup::monitor(master, id, server_type).plugins(&["watch_server", "console", "scripts"]);
-        setup.info("host", "127.0.0.1").info("port", "4050").set("modules.watchServer.run", "true")
-    };
-    let connector = setup("connector-server-1", "connector").info("frontend", "true");
-    let connector = connector.set("app.settings.connectorConfig", r#"{"heartbeat":3}"#).start().await;
-    let chat = setup("chat-server-1", "chat").set("app.settings.name", "interop").start().await;
-    for monitor in [&connector, &chat] {
-        monitor.wait_log("registered with the master").await;
-    }
-    (connector, chat)
-}
-
-/// What a person types, and what must appear.
-async fn types_all_of_it(cli: &mut PomeloCli) {
-    let rows = cli.run("show servers", None, "all>").await;
-    for word in ["serverId", "heapUsed", "connector-server-1", "chat-server-1", "master-server-1"] {
-        assert!(rows.contains(word), "{word} is missing in {rows}");
-    }
-    cli.run("show modules", None, "watchServer").await;
-    cli.run("show connections", None, "connector-server-1").await;
-    cli.run("use nobody-1", None, "not in pomelo clusters").await;
-    cli.run("use connector-server-1", None, "switch to server: connector-server-1").await;
-    cli.run("show status", None, "cpuAvg").await;
-    cli.run("show config connector", None, "heartbeat").await;
-    cli.run("show config master", None, "no config to master in app.js").await;
-    cli.run("show logins", None, "no user logined in this connector").await;
-    cli.run("use chat-server-1", None, "switch to server: chat-server-1").await;
-    cli.run("show settings", None, "interop").await;
-    cli.run("show components", None, "chat-server-1>").await;
-    cli.run("show proxy", None, "chat-server-1>").await;
-    cli.run("get name", None, "interop").await;
-    cli.run("set kk vv", None, "set kk:vv ok").await;
-    cli.run("get kk", None, "vv").await;
-    cli.run("enable app foo", None, "enable foo ok").await;
-    cli.run("get foo", None, "true").await;
-    cli.run("disable app foo", None, "disable foo ok").await;
-    cli.run("show connections", None, "should be applied to frontend server").await;
-    cli.run("dump cpu /nowhere/x 1", None, "cpu dump is unused in 1.0 of pomelo").await;
-}
-
-#[tokio::test]
-async fn pomelo_cli_shows_and_changes_our_servers_through_our_master() {
-    let master = Setup::master().plugins(&["watch_server", "console"]).set("modules.watchServer.run", "true");
-    let master = master.start().await;
-    let (connector, chat) = two_monitors(master.address()).await;
-    own_monitor_registered(&mut Peer::admin(master.address(), "client-1").await).await;
-    let mut cli = PomeloCli::start(master.address(), "admin", "all").await;
-    types_all_of_it(&mut cli).await;
-    cli.run("run 40+2", None, "42").await;
-    let set = json!({"comd": "get", "context": "chat-server-1", "param": "kk"});
-    assert_eq!(call(master.address(), "admin", "watchServer", &set).await.json()["body"], "vv");
-    for daemon in [chat, connector, master] {
-        daemon.shutdown().await;
-    }
-}
-
-#[tokio::test]
-async fn pomelo_cli_shows_and_changes_our_servers_through_an_original_master() {
-    let (_master, address) = Node::pomelo_master().await;
-    let (connector, chat) = two_monitors(address).await;
-    let mut cli = PomeloCli::start(address, "admin", "all").await;
-    types_all_of_it(&mut cli).await;
-    cli.run("run app.serverId", None, "'chat-server-1'").await;
-    for daemon in [chat, connector] {
-        daemon.shutdown().await;
-    }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::deadline::{PROCESS, within};
@@ -29,14 +30,41 @@ impl Finished {
 
 /// Runs `muster ARGUMENTS…` to its end.
 pub async fn muster(arguments: &[&str]) -> Finished {
-    let mut command = Command::new(crate::daemon::binary());
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    command.env_remove("MUSTER_CONFIG").env("NO_COLOR", "1");
-    let output = within(&format!("muster {arguments:?}"), PROCESS, command.output()).await;
-    let output = output.expect("the binary can be started");
+    muster_reading("", arguments).await
+}
+
+/// Runs `muster ARGUMENTS…` to its end, with something to read on standard input.
+pub async fn muster_reading(input: &str, arguments: &[&str]) -> Finished {
+    let mut command = program();
+    command.args(arguments);
+    reading(input, command).await
+}
+
+/// Runs a command to its end, with something to read on standard input.
+pub async fn reading(input: &str, mut command: Command) -> Finished {
+    let what = format!("{:?}", command.as_std());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary can be started");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    // A command that reads nothing may have ended.
+    drop(stdin.write_all(input.as_bytes()).await);
+    drop(stdin);
+    let output = within(&what, PROCESS, child.wait_with_output()).await;
+    let output = output.expect("a child can be waited for");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("a command writes UTF-8");
-    let code = output.status.code().unwrap_or_else(|| panic!("muster {arguments:?} was ended by {}", output.status));
+    let code = output.status.code().unwrap_or_else(|| panic!("{what} was ended by {}", output.status));
     Finished { code, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// The binary, without what the user of this machine has configured.
+pub fn program() -> Command {
+    let mut command = Command::new(crate::daemon::binary());
+    command.kill_on_drop(true).env("NO_COLOR", "1");
+    for name in ["MUSTER_CONFIG", "MUSTER_CONFIG_DIR", "MUSTER_ENV", "MUSTER_MASTER", "MUSTER_USER", "MUSTER_PASSWORD"]
+    {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// Runs `muster call MODULE JSON` as a user whose password is the user's name.

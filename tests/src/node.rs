@@ -40,7 +40,7 @@ pub(crate) fn command(script: &Path) -> Command {
 }
 
 /// Path of a script in `tests/node`.
-pub(crate) fn script(name: &str) -> PathBuf {
+pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("node").join(name)
 }
 

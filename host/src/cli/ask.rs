@@ -1,41 +1,130 @@
-//! What all commands that ask a master have in common.
+//! The commands that ask a master, defined once: for the command line, for the shell, for help and for completion.
+//!
+//! On the command line each also says whom to ask ([`Asked`]); in the shell that is known.
 
-use std::{future::Future, ops::Deref, time::Duration};
+use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum, error::ErrorKind};
 use serde_json::{Value, value::RawValue};
 
-use super::CliError;
-use crate::{
-    client::{Client, Options, Response},
-    config::Address,
+use super::{
+    CliError,
+    call::{self, CallArgs},
+    cron::{self, CronCommand},
+    events::{self, EventsArgs},
+    module::{self, ModuleCommand},
+    plugin::{self, PluginCommand},
+    profile::{self, ProfileCommand},
+    role::{self, RoleCommand},
+    rpc::{self, RpcArgs},
+    script::{self, ScriptCommand},
+    server::{self, AddArgs, Blacklist, KillArgs, ServerCommand, StopArgs},
+    session::Session,
+    shown::Shown,
+    top::{self, TopArgs},
+    watch::{self, DumpArgs, ExecArgs, GetArgs, RunArgs, SetArgs, ShowCommand, SwitchCommand},
 };
+use crate::{client::Response, config::Address};
 
-/// Whom to ask, as whom, and how to show the answer.
-#[derive(Debug, Args)]
-pub(super) struct Asking {
-    #[command(flatten)]
-    login: Login,
-    /// How to show the answer
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    pub(super) output: Output,
+/// A command that asks a master.
+#[derive(Debug, Subcommand)]
+pub(super) enum Ask {
+    /// Servers of the fleet
+    #[command(subcommand)]
+    Server(ServerCommand),
+    /// Admin modules of the master, and through it of the fleet
+    #[command(subcommand)]
+    Module(ModuleCommand),
+    /// Plugin files of the master
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Who may give which command
+    #[command(subcommand)]
+    Role(RoleCommand),
+    /// Crons of servers
+    #[command(subcommand)]
+    Cron(CronCommand),
+    /// Scripts that the master keeps and servers run
+    #[command(subcommand)]
+    Script(ScriptCommand),
+    /// Show something of one server or of all
+    #[command(subcommand)]
+    Show(ShowCommand),
+    /// Read a setting of a server
+    Get(GetArgs),
+    /// Change a setting of a server
+    Set(SetArgs),
+    /// Switch a module of the fleet, or a setting of a server, on
+    #[command(subcommand)]
+    Enable(SwitchCommand),
+    /// Switch a module of the fleet, or a setting of a server, off
+    #[command(subcommand)]
+    Disable(SwitchCommand),
+    /// Evaluate a JavaScript expression on a server
+    Run(RunArgs),
+    /// Run a script file of this machine on a server
+    Exec(ExecArgs),
+    /// Have a server write its heap or a profile into a file of its machine
+    #[command(subcommand)]
+    Dump(DumpArgs),
+    /// Let no connections of these addresses in, on all servers
+    Blacklist(Blacklist),
+    /// Ask an admin module
+    Call(CallArgs),
+    /// Call a remote of a server
+    Rpc(RpcArgs),
+    /// See where the process of a server spends its time
+    #[command(subcommand)]
+    Profile(ProfileCommand),
+    /// Watch the servers
+    Top(TopArgs),
+    /// Tell what happens in the fleet, until interrupted
+    Events(EventsArgs),
+    /// Stop servers (`server stop`)
+    #[command(hide = true)]
+    Stop(StopArgs),
+    /// Stop all servers and the master (`server kill`)
+    #[command(hide = true)]
+    Kill(KillArgs),
+    /// Start a server (`server add`)
+    #[command(hide = true)]
+    Add(AddArgs),
+    /// Give a server a cron (`cron add`)
+    #[command(hide = true, name = "addCron")]
+    AddCron(cron::Fields),
+    /// Take a cron from a server (`cron remove`)
+    #[command(hide = true, name = "removeCron")]
+    RemoveCron(cron::Fields),
 }
 
-/// Whom to ask, and as whom.
-#[derive(Debug, Args)]
-pub(super) struct Login {
+/// Whom to ask, as whom, and how to show the answer.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Asking {
     /// Address of the master
-    #[arg(long, value_name = "HOST:PORT", env = "MUSTER_MASTER", default_value = "127.0.0.1:3005")]
-    master: Address,
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "MUSTER_MASTER", default_value = "127.0.0.1:3005")]
+    pub(super) master: Address,
     /// User to log in as; the default is that of pomelo's templates
-    #[arg(long, env = "MUSTER_USER", default_value = "admin")]
-    user: String,
+    #[arg(long, global = true, env = "MUSTER_USER", default_value = "admin")]
+    pub(super) user: String,
     /// Their password; the default is that of pomelo's templates. The variable hides it from `ps`
-    #[arg(long, env = "MUSTER_PASSWORD", default_value = "admin", hide_env_values = true, allow_hyphen_values = true)]
-    password: String,
-    /// How long to wait for the login, and for the answer
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
+    #[arg(
+        long,
+        global = true,
+        env = "MUSTER_PASSWORD",
+        default_value = "admin",
+        hide_env_values = true,
+        allow_hyphen_values = true
+    )]
+    pub(super) password: String,
+    /// Log in with the password itself instead of its MD5, for a user whose hash is of the password itself
+    #[arg(long, global = true)]
+    pub(super) plain_password: bool,
+    /// How long to wait for the login, for the answer, and for what was ordered
+    #[arg(long, global = true, value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(super) timeout: Duration,
+    /// How to show the answer
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
+    pub(super) output: Output,
 }
 
 /// How an answer is shown.
@@ -43,35 +132,86 @@ pub(super) struct Login {
 pub(super) enum Output {
     /// For people
     Table,
+    /// For people with wide terminals
+    Wide,
     /// For programs: one line
     Json,
+    /// For programs: one line for each item
+    Jsonl,
+    /// The names alone, one a line
+    Name,
 }
 
-impl Deref for Asking {
-    type Target = Login;
+/// A command with whom to ask, as the command line has it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) asking: Asking,
+    pub(super) ask: Ask,
+}
 
-    fn deref(&self) -> &Login {
-        &self.login
+impl Ask {
+    /// Asks, and says what came of it.
+    pub(super) async fn run(self, session: &Session) -> Result<Shown, CliError> {
+        match self {
+            Ask::Server(command) => server::run(command, session).await,
+            Ask::Module(command) => module::run(command, session).await,
+            Ask::Plugin(command) => plugin::run(command, session).await,
+            Ask::Role(RoleCommand::List) => role::list(session).await,
+            Ask::Cron(command) => cron::run(command, session).await,
+            Ask::Script(command) => script::run(command, session).await,
+            Ask::Show(command) => watch::show(command, session).await,
+            Ask::Get(args) => watch::get(args, session).await,
+            Ask::Set(args) => watch::set(args, session).await,
+            Ask::Enable(command) => watch::switch(command, true, session).await,
+            Ask::Disable(command) => watch::switch(command, false, session).await,
+            Ask::Run(args) => watch::evaluate(args, session).await,
+            Ask::Exec(args) => script::exec(args, session).await,
+            Ask::Dump(args) => watch::dump(args, session).await,
+            Ask::Blacklist(args) => server::blacklist(args, session).await,
+            Ask::Call(args) => call::run(args, session).await,
+            Ask::Rpc(args) => rpc::run(args, session).await,
+            Ask::Profile(command) => profile::run(command, session).await,
+            Ask::Top(args) => top::run(args, session).await,
+            Ask::Events(args) => events::run(args, session).await,
+            Ask::Stop(args) => server::run(ServerCommand::Stop(args), session).await,
+            Ask::Kill(args) => server::run(ServerCommand::Kill(args), session).await,
+            Ask::Add(args) => server::run(ServerCommand::Add(args), session).await,
+            Ask::AddCron(fields) => cron::run(CronCommand::Add(fields), session).await,
+            Ask::RemoveCron(fields) => cron::run(CronCommand::Remove(fields), session).await,
+        }
     }
 }
 
-impl Login {
-    /// Logs in.
-    pub(super) async fn connect(&self) -> Result<Client, CliError> {
-        let options =
-            Options { timeout: self.timeout, ..Options::new(self.master.to_string(), &self.user, &self.password) };
-        Ok(Client::connect(options).await?)
+// === impl Asked ===
+
+impl Subcommand for Asked {
+    fn augment_subcommands(command: Command) -> Command {
+        let asks = Ask::augment_subcommands(Command::new("ask"));
+        command.subcommands(asks.get_subcommands().cloned().map(Asking::augment_args))
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Asked::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        Ask::has_subcommand(name)
     }
 }
 
-/// Runs a command; one thread is enough for it.
-pub(super) fn block_on(command: impl Future<Output = Result<String, CliError>>) -> Result<String, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
-    let result = runtime.block_on(command);
-    // A name that is still being looked up is nothing to wait for: its time is over.
-    runtime.shutdown_background();
-    result
+impl FromArgMatches for Asked {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Asked, clap::Error> {
+        let (_, own) = matches.subcommand().ok_or_else(|| clap::Error::new(ErrorKind::MissingSubcommand))?;
+        Ok(Asked { asking: Asking::from_arg_matches(own)?, ask: Ask::from_arg_matches(matches)? })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Asked::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
+
+// === answers ===
 
 /// The body of an answer; an error of the module is an error. An absent body is null.
 pub(super) fn body_of(module: &str, response: Response) -> Result<Value, CliError> {
@@ -87,7 +227,7 @@ pub(super) fn refusal(module: &str, text: String) -> CliError {
     if text == crate::wire::unknown_module(&module) {
         CliError::NoModule(module)
     } else {
-        CliError::Refused { module, text }
+        CliError::Refused { module, text: text.trim().to_owned() }
     }
 }
 

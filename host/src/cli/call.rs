@@ -7,8 +7,10 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     CliError,
-    ask::{Asking, Output, refusal, words_of},
+    ask::{Output, refusal, words_of},
     render,
+    session::Session,
+    shown::Shown,
 };
 use crate::client::Response;
 
@@ -21,8 +23,6 @@ pub(super) struct CallArgs {
     /// Body of the request; the client's id and user are put into an object
     #[arg(value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
     body: Option<Box<RawValue>>,
-    #[command(flatten)]
-    asking: Asking,
 }
 
 /// Whom a call is for.
@@ -51,16 +51,10 @@ impl FromStr for Target {
     }
 }
 
-impl CallArgs {
-    pub(super) fn output(&self) -> Output {
-        self.asking.output
-    }
-}
-
 /// With JSON, whatever the answer is; for people, an error of the module is an error of the command.
-pub(super) async fn run(args: CallArgs) -> Result<String, CliError> {
-    let CallArgs { target, body, asking } = args;
-    let client = asking.connect().await?;
+pub(super) async fn run(args: CallArgs, session: &Session) -> Result<Shown, CliError> {
+    let CallArgs { target, body } = args;
+    let client = session.client().await?;
     let (name, response) = match target {
         Target::Module(module) => {
             let response = client.request(&module, body).await?;
@@ -71,10 +65,10 @@ pub(super) async fn run(args: CallArgs) -> Result<String, CliError> {
             (name, response)
         }
     };
-    client.close().await;
-    match asking.output {
-        Output::Json => Ok(one_line(&response)),
-        Output::Table => shown(&name, response),
+    match session.output() {
+        Output::Json | Output::Jsonl => Ok(Shown::Text(one_line(&response))),
+        Output::Table | Output::Wide => shown(&name, response).map(|body| Shown::Text(render::json(&body))),
+        Output::Name => shown(&name, response).map(Shown::Body),
     }
 }
 
@@ -89,7 +83,7 @@ fn in_one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }
 
-fn shown(module: &str, Response { error, body }: Response) -> Result<String, CliError> {
+fn shown(module: &str, Response { error, body }: Response) -> Result<Value, CliError> {
     if let Some(error) = error {
         // Some modules answer their result as the error (Q19), with or without a body.
         let text = match body {
@@ -98,8 +92,7 @@ fn shown(module: &str, Response { error, body }: Response) -> Result<String, Cli
         };
         return Err(refusal(module, text));
     }
-    let body: Value = body.and_then(|body| serde_json::from_str(body.get()).ok()).unwrap_or_default();
-    Ok(render::json(&body))
+    Ok(body.and_then(|body| serde_json::from_str(body.get()).ok()).unwrap_or_default())
 }
 
 fn json(text: &str) -> Result<Box<RawValue>, serde_json::Error> {
@@ -136,7 +129,7 @@ mod tests {
     #[test]
     fn for_people_an_error_is_an_error() {
         let raw = |text: &str| Some(RawValue::from_string(text.to_owned()).unwrap());
-        assert_eq!(shown("m", Response { error: None, body: raw("\"ok\"") }).unwrap(), "\"ok\"");
+        assert_eq!(shown("m", Response { error: None, body: raw("\"ok\"") }).unwrap(), "ok");
         let error = shown("m", Response { error: raw("\"no\""), body: raw("[1]") }).unwrap_err();
         assert_eq!(error.to_string(), "m answers: no (body: [1])");
     }

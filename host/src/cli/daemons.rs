@@ -18,7 +18,7 @@ use crate::{
 
 /// What both daemons take.
 #[derive(Debug, Args)]
-struct DaemonArgs {
+pub(super) struct DaemonArgs {
     /// File with settings (TOML); a flag beats the environment, and that the file
     #[arg(long, value_name = "FILE", env = "MUSTER_CONFIG")]
     config: Option<PathBuf>,
@@ -112,7 +112,7 @@ pub(super) struct WorkerArgs {
 }
 
 impl DaemonArgs {
-    fn sources(self, variables: impl Fn(&str) -> Option<String>) -> Sources {
+    pub(super) fn sources(self, variables: impl Fn(&str) -> Option<String>) -> Sources {
         let DaemonArgs { config, env, config_dir, plugins, state_dir, set } = self;
         Sources::new()
             .file(config)
@@ -127,13 +127,13 @@ impl DaemonArgs {
 
 impl MasterArgs {
     /// Runs until it is told to end.
-    pub(super) fn run(self) -> Result<String, CliError> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let config = MasterConfig::load(self.sources(variable))?;
         log::start(&config.daemon.log, &config.daemon.audit, render::colours())?;
         runtime()?.block_on(daemon::run_master(config, |address| {
             render::ready(&format!("muster master listening on {address}"));
         }))?;
-        Ok(String::new())
+        Ok(())
     }
 
     fn sources(self, variables: impl Fn(&str) -> Option<String>) -> Sources {
@@ -144,12 +144,12 @@ impl MasterArgs {
 
 impl MonitorArgs {
     /// Runs until it is told to end.
-    pub(super) fn run(self) -> Result<String, CliError> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let config = MonitorConfig::load(self.sources(variable))?;
         log::start(&config.daemon.log, &config.daemon.audit, render::colours())?;
         let line = format!("muster monitor {} of {}", config.id, config.master);
         runtime()?.block_on(daemon::run_monitor(config, || render::ready(&line)))?;
-        Ok(String::new())
+        Ok(())
     }
 
     fn sources(self, variables: impl Fn(&str) -> Option<String>) -> Sources {
@@ -166,12 +166,12 @@ impl MonitorArgs {
 }
 
 impl DemoArgs {
-    pub(super) fn run(self) -> Result<String, CliError> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let DemoArgs { listen, plugins } = self;
         let executable = std::env::current_exe().map_err(CliError::Runtime)?;
         let demo = Demo { executable, listen: listen.to_string(), plugins };
         runtime()?.block_on(demo.run(&mut render::stdout()))?;
-        Ok(String::new())
+        Ok(())
     }
 }
 
@@ -192,7 +192,7 @@ fn runtime() -> Result<Runtime, CliError> {
     Builder::new_multi_thread().enable_all().on_thread_park(batch::before_sleep).build().map_err(CliError::Runtime)
 }
 
-fn variable(name: &str) -> Option<String> {
+pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 

@@ -3,7 +3,13 @@
 use serde_json::json;
 
 use super::plugin::{NewError, Unfit};
-use crate::{client::ClientError, config::Faults, daemon::DaemonError, log::NoAudit, sandbox::SandboxError};
+use crate::{
+    client::ClientError,
+    config::{Faults, users::UsersError},
+    daemon::DaemonError,
+    log::NoAudit,
+    sandbox::SandboxError,
+};
 
 /// Why a command did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +42,30 @@ pub(super) enum CliError {
     NotSettled { name: String, after: std::time::Duration },
     #[error("{what} {path}", path = .path.display())]
     File { what: &'static str, path: std::path::PathBuf, source: std::io::Error },
+    #[error("which server? name one with --server ID, or in the shell with `use ID`")]
+    WhichServer,
+    #[error("there is no server {0} that answers")]
+    NoServer(String),
+    #[error("servers.json in {dir} has no server or type {what}", dir = .dir.display())]
+    NotInServersJson { what: String, dir: std::path::PathBuf },
+    #[error("nothing was done: it was not confirmed")]
+    NotConfirmed,
+    #[error("this master cannot list crons: a Node master has no such order")]
+    CannotListCrons,
+    #[error(transparent)]
+    Users(#[from] UsersError),
+    #[error("{0}")]
+    Usage(String),
+    /// Faults of a configuration, shown where they are.
+    #[error("{0}")]
+    Pointed(String),
+    /// The same for programs.
+    #[error("{0}")]
+    PointedJson(String),
+    #[error("the terminal cannot be used")]
+    Terminal(#[source] rustyline::error::ReadlineError),
+    #[error("the output cannot be written")]
+    Output(#[source] std::io::Error),
     #[error("{module} answers something else than expected: {found}")]
     Odd { module: &'static str, found: String },
 }
@@ -43,13 +73,26 @@ pub(super) enum CliError {
 impl CliError {
     pub(super) const FAILED: u8 = 1;
     pub(super) const USAGE: u8 = 2;
+    pub(super) const TIMEOUT: u8 = 6;
+    pub(super) const PARTIAL: u8 = 7;
+
+    /// Whether a module's refusal is about who asked, and not about what.
+    pub(super) fn is_about_level(text: &str) -> bool {
+        matches!(text, "Command permission denied" | "Client info error" | "Unknow clientId")
+    }
 
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Config(_) | CliError::Daemon(DaemonError::Config(_)) => CliError::USAGE,
+            CliError::Config(_)
+            | CliError::Daemon(DaemonError::Config(_))
+            | CliError::Usage(_)
+            | CliError::Pointed(_)
+            | CliError::PointedJson(_)
+            | CliError::WhichServer
+            | CliError::NotConfirmed => CliError::USAGE,
             CliError::Client(ClientError::RefusedLogin { .. }) => 4,
             CliError::Client(ClientError::Unreachable { .. }) => 5,
-            CliError::Client(ClientError::Timeout { .. }) | CliError::NotSettled { .. } => 6,
+            CliError::Client(ClientError::Timeout { .. }) | CliError::NotSettled { .. } => CliError::TIMEOUT,
             CliError::Client(ClientError::Disconnected | ClientError::Body(_))
             | CliError::Daemon(_)
             | CliError::Log(_)
@@ -61,6 +104,12 @@ impl CliError {
             | CliError::NoModule(_)
             | CliError::Plugin { .. }
             | CliError::File { .. }
+            | CliError::NoServer(_)
+            | CliError::NotInServersJson { .. }
+            | CliError::CannotListCrons
+            | CliError::Users(_)
+            | CliError::Terminal(_)
+            | CliError::Output(_)
             | CliError::Odd { .. } => CliError::FAILED,
         }
     }
@@ -69,7 +118,7 @@ impl CliError {
     pub(super) fn hint(&self) -> Option<String> {
         let hint = match self {
             CliError::Client(error) => error.hint(),
-            CliError::Config(_) | CliError::Daemon(DaemonError::Config(_)) => {
+            CliError::Config(_) | CliError::Pointed(_) | CliError::Daemon(DaemonError::Config(_)) => {
                 "the sample file muster.sample.toml shows every setting with its default"
             }
             CliError::NoModule(module) if module == crate::cli::plugin::MODULE => {
@@ -84,9 +133,15 @@ impl CliError {
             CliError::NoModule(module) if module == crate::cli::server::MODULE => {
                 "is the console plugin in the master's plugin directory? (`muster plugin list`)"
             }
+            CliError::NoModule(module) if module == crate::cli::role::MODULE => {
+                "roles are known to Muster's master only, and this seems to be a Node master"
+            }
             CliError::NoModule(_) => "`muster module list` shows the modules",
-            CliError::Refused { text, .. } if text == "Command permission denied" || text == "Client info error" => {
-                "this needs a user of level 1 in the master's adminUser.json (`--user`, `--password`)"
+            CliError::NoServer(_) => "`muster server list` shows the servers",
+            CliError::NotInServersJson { .. } => "`--config-dir` names its directory, `--env` the environment",
+            CliError::NotConfirmed => "`--yes` confirms it beforehand",
+            CliError::Refused { text, .. } if CliError::is_about_level(text) => {
+                "this needs a user of a better level (`--user`, `--password`); `muster role list` shows the levels"
             }
             CliError::Refused { text, .. } if text.ends_with(" is disable") => {
                 "`muster module enable MODULE` switches it on"
@@ -100,6 +155,13 @@ impl CliError {
             | CliError::New(_)
             | CliError::Unfit(_)
             | CliError::Refused { .. }
+            | CliError::WhichServer
+            | CliError::CannotListCrons
+            | CliError::Users(_)
+            | CliError::Usage(_)
+            | CliError::PointedJson(_)
+            | CliError::Terminal(_)
+            | CliError::Output(_)
             | CliError::Plugin { .. }
             | CliError::File { .. } => return None,
         };
@@ -111,6 +173,7 @@ impl CliError {
         match self {
             CliError::Client(ClientError::RefusedLogin { text }) => Some(json!({ "login": text }).to_string()),
             CliError::Unfit(unfit) => Some(unfit.report.to_string()),
+            CliError::PointedJson(json) => Some(json.clone()),
             _ => None,
         }
     }

@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    ask::{Asking, Output, body_of},
+    complete::plugin_names,
     render::{self, cell},
+    session::Session,
+    shown::{Listing, Row, Shown},
 };
 
 mod change;
@@ -37,7 +39,7 @@ pub(super) enum PluginCommand {
     /// Load, call, reload and unload a file in temporary daemons, in both isolation modes; exit code 1 if it fails
     Test(trial::Trial),
     /// List the plugin files, what became of each, and what could not be unloaded
-    List(Asking),
+    List,
     /// Put a file into the plugin directory, and wait until it is served or refused
     Install {
         /// The library; NAME.so.minisig beside it is taken along
@@ -75,6 +77,7 @@ pub(super) enum PluginCommand {
 #[derive(Debug, Args)]
 pub(super) struct Order {
     /// Name of the plugin: that of its file without .so
+    #[arg(add = plugin_names())]
     name: String,
     #[command(flatten)]
     ordering: Ordering,
@@ -89,58 +92,34 @@ pub(super) struct Ordering {
     /// Only give the order
     #[arg(long)]
     no_wait: bool,
-    #[command(flatten)]
-    asking: Asking,
 }
 
-/// Which plugin, and whom to ask.
+/// Which plugin.
 #[derive(Debug, Args)]
 pub(super) struct OnePlugin {
     /// Name of its file, without .so
+    #[arg(add = plugin_names())]
     name: String,
-    #[command(flatten)]
-    asking: Asking,
 }
 
-impl PluginCommand {
-    pub(super) fn output(&self) -> Output {
-        match self {
-            PluginCommand::New(_) => Output::Table,
-            PluginCommand::Check(check) => check.output,
-            PluginCommand::Test(trial) => trial.output,
-            PluginCommand::List(asking) => asking.output,
-            PluginCommand::Install { ordering, .. }
-            | PluginCommand::Reload(Order { ordering, .. })
-            | PluginCommand::Enable(Order { ordering, .. })
-            | PluginCommand::Disable(Order { ordering, .. })
-            | PluginCommand::Remove(Order { ordering, .. }) => ordering.asking.output,
-            PluginCommand::Show(one)
-            | PluginCommand::Rollback(one)
-            | PluginCommand::Pin(one)
-            | PluginCommand::Unpin(one)
-            | PluginCommand::Unquarantine(one) => one.asking.output,
-        }
-    }
-}
-
-pub(super) async fn run(command: PluginCommand) -> Result<String, CliError> {
+pub(super) async fn run(command: PluginCommand, session: &Session) -> Result<Shown, CliError> {
     match command {
-        PluginCommand::New(new) => new.run(),
+        PluginCommand::New(new) => Ok(Shown::Text(new.run()?)),
         PluginCommand::Check(check) => check.run().await,
         PluginCommand::Test(trial) => trial.run().await,
-        PluginCommand::List(asking) => list(asking).await,
+        PluginCommand::List => list(session).await,
         PluginCommand::Install { file, name, plugins, ordering } => {
-            change::install(file, name, plugins, &ordering).await
+            change::install(file, name, plugins, &ordering, session).await
         }
-        PluginCommand::Reload(order) => change::order("reload", order).await,
-        PluginCommand::Enable(order) => change::order("enable", order).await,
-        PluginCommand::Disable(order) => change::order("disable", order).await,
-        PluginCommand::Remove(order) => change::order("remove", order).await,
-        PluginCommand::Show(one) => show(one).await,
-        PluginCommand::Rollback(one) => order("rollback", one).await,
-        PluginCommand::Pin(one) => order("pin", one).await,
-        PluginCommand::Unpin(one) => order("unpin", one).await,
-        PluginCommand::Unquarantine(one) => order("unquarantine", one).await,
+        PluginCommand::Reload(order) => change::order("reload", order, session).await,
+        PluginCommand::Enable(order) => change::order("enable", order, session).await,
+        PluginCommand::Disable(order) => change::order("disable", order, session).await,
+        PluginCommand::Remove(order) => change::order("remove", order, session).await,
+        PluginCommand::Show(one) => show(one, session).await,
+        PluginCommand::Rollback(one) => order("rollback", one, session).await,
+        PluginCommand::Pin(one) => order("pin", one, session).await,
+        PluginCommand::Unpin(one) => order("unpin", one, session).await,
+        PluginCommand::Unquarantine(one) => order("unquarantine", one, session).await,
     }
 }
 
@@ -149,34 +128,22 @@ struct Answer {
     plugins: Vec<Value>,
 }
 
-async fn list(asking: Asking) -> Result<String, CliError> {
-    let body = listed(&asking).await?;
+async fn list(session: &Session) -> Result<Shown, CliError> {
+    let body = session.ask(MODULE, json!({ "action": "list" })).await?;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    shown(body, asking.output, since_1970)
+    shown(body, since_1970)
 }
 
-async fn listed(asking: &Asking) -> Result<Value, CliError> {
-    let client = asking.connect().await?;
-    let response = client.request(MODULE, json!({ "action": "list" })).await?;
-    client.close().await;
-    body_of(MODULE, response)
-}
-
-async fn show(OnePlugin { name, asking }: OnePlugin) -> Result<String, CliError> {
-    let body = listed(&asking).await?;
+async fn show(OnePlugin { name }: OnePlugin, session: &Session) -> Result<Shown, CliError> {
+    let body = session.ask(MODULE, json!({ "action": "list" })).await?;
     let plugins = body["plugins"].as_array().map_or(&[][..], Vec::as_slice);
     let file = |plugin: &&Value| plugin["name"] == json!(name) || plugin["file"] == json!(name);
     let Some(plugin) = plugins.iter().find(file) else {
         let text = format!("there is no plugin {name}");
         return Err(CliError::Refused { module: MODULE.to_owned(), text });
     };
-    Ok(match asking.output {
-        Output::Json => plugin.to_string(),
-        Output::Table => {
-            let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            described(plugin, since_1970)
-        }
-    })
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Shown::Sentence(described(plugin, since_1970), plugin.clone()))
 }
 
 /// `now` is the time since 1970.
@@ -228,31 +195,22 @@ fn described(plugin: &Value, now: Duration) -> String {
     text
 }
 
-async fn order(action: &'static str, OnePlugin { name, asking }: OnePlugin) -> Result<String, CliError> {
-    let client = asking.connect().await?;
-    let response = client.request(MODULE, json!({ "action": action, "name": name })).await?;
-    client.close().await;
-    let body = body_of(MODULE, response)?;
-    Ok(match asking.output {
-        Output::Json => body.to_string(),
-        Output::Table => render::printable(body["text"].as_str().unwrap_or_default()),
-    })
+async fn order(action: &'static str, OnePlugin { name }: OnePlugin, session: &Session) -> Result<Shown, CliError> {
+    let body = session.ask(MODULE, json!({ "action": action, "name": name })).await?;
+    Ok(Shown::Sentence(render::printable(body["text"].as_str().unwrap_or_default()), body))
 }
 
 /// `now` is the time since 1970.
-fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError> {
-    let json = body.to_string();
-    let Ok(Answer { plugins }) = serde_json::from_value(body) else {
-        return Err(CliError::Odd { module: MODULE, found: json });
+fn shown(body: Value, now: Duration) -> Result<Shown, CliError> {
+    let Ok(Answer { plugins }) = Answer::deserialize(&body) else {
+        return Err(CliError::Odd { module: MODULE, found: body.to_string() });
     };
-    if output == Output::Json {
-        return Ok(json);
-    }
     let rows = plugins.iter().map(|plugin| {
         let of_plugin = ["name", "state", "generation", "version", "calls", "errors", "reason"];
         let [name, state, generation, version, calls, errors, reason] = of_plugin.map(|key| cell(known(plugin, key)));
         let isolation = isolation(plugin);
-        vec![
+        let [hash, file] = ["hash", "file"].map(|key| cell(known(plugin, key)));
+        let cells = vec![
             name,
             state,
             isolation,
@@ -263,15 +221,19 @@ fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError>
             errors,
             age(&plugin["since"], now),
             reason,
-        ]
+            hash,
+            file,
+        ];
+        Row { item: plugin.clone(), cells }
     });
     let header =
-        ["NAME", "STATE", "ISOLATION", "GENERATION", "VERSION", "MODULES", "CALLS", "ERRORS", "SINCE", "REASON"];
-    let mut text = render::table(&header, rows);
+        vec!["NAME", "STATE", "ISOLATION", "GENERATION", "VERSION", "MODULES", "CALLS", "ERRORS", "SINCE", "REASON"];
+    let rows = rows.collect();
+    let mut below = String::new();
     let left: Vec<_> = plugins.iter().flat_map(still_mapped).collect();
     if !left.is_empty() {
-        text.push_str("\n\nunloaded, but still mapped:\n");
-        text.push_str(&render::table(
+        below.push_str("\n\nunloaded, but still mapped:\n");
+        below.push_str(&render::table(
             &["NAME", "GENERATION", "BYTES", "SINCE", "REASON"],
             left.into_iter().map(|(name, left)| {
                 let [generation, bytes, reason] = fields(left, ["generation", "bytes", "reason"]);
@@ -279,7 +241,7 @@ fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError>
             }),
         ));
     }
-    Ok(text)
+    Ok(Shown::Listing(Listing { header, wide: vec!["HASH", "FILE"], rows, json: Some(body), below }))
 }
 
 fn fields<const N: usize>(of: &Value, names: [&str; N]) -> [String; N] {
@@ -325,6 +287,7 @@ fn age(since: &Value, now: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::ask::Output;
 
     #[test]
     fn one_plugin_is_described_with_what_happened_to_it() {
@@ -411,6 +374,6 @@ bad      refused  -           -           -        -            -      -       5
 unloaded, but still mapped:
 NAME     GENERATION  BYTES  SINCE  REASON
 console  2           4096   1s     a thread is inside";
-        assert_eq!(shown(body, Output::Table, Duration::from_secs(65)).unwrap(), expected);
+        assert_eq!(shown(body, Duration::from_secs(65)).unwrap().render(Output::Table), expected);
     }
 }

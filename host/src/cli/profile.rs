@@ -11,11 +11,7 @@ use clap::{Args, Subcommand};
 use muster_plugin_api::{CpuProfile, ProfileFormat};
 use serde_json::json;
 
-use super::{
-    CliError,
-    ask::{Login, body_of},
-    render,
-};
+use super::{CliError, ask::body_of, render, session::Session, shown::Shown};
 
 /// The module that is asked.
 pub(super) const MODULE: &str = "profiler";
@@ -38,10 +34,8 @@ pub(super) struct CpuArgs {
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
     /// Where to: a flamegraph as FILE.svg, or FILE.pb.gz for pprof [default: SERVER.svg]
-    #[arg(short, long, value_name = "FILE", value_parser = target)]
-    output: Option<Target>,
-    #[command(flatten)]
-    login: Login,
+    #[arg(long, value_name = "FILE", value_parser = target)]
+    to: Option<Target>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,14 +55,12 @@ fn target(path: &str) -> Result<Target, String> {
     Ok(Target { path: path.into(), format })
 }
 
-pub(super) async fn run(ProfileCommand::Cpu(args): ProfileCommand) -> Result<String, CliError> {
-    let CpuArgs { server, seconds, output, login } = args;
-    let Target { path, format } = output.unwrap_or_else(|| named_after(&server));
+pub(super) async fn run(ProfileCommand::Cpu(args): ProfileCommand, session: &Session) -> Result<Shown, CliError> {
+    let CpuArgs { server, seconds, to } = args;
+    let Target { path, format } = to.unwrap_or_else(|| named_after(&server));
     let ask = json!({ "action": "cpu", "serverId": server, "seconds": seconds, "format": format });
-    let client = login.connect().await?;
-    let patience = Duration::from_secs(seconds) + LATE;
-    let response = client.with_timeout(patience).request(MODULE, ask).await?;
-    client.close().await;
+    let client = session.client().await?.with_timeout(Duration::from_secs(seconds) + LATE);
+    let response = client.request(MODULE, ask).await?;
     let body = body_of(MODULE, response)?;
     let odd = |text: String| CliError::Odd { module: MODULE, found: text.chars().take(200).collect() };
     let profile: CpuProfile = serde_json::from_value(body).map_err(|error| odd(error.to_string()))?;
@@ -77,13 +69,16 @@ pub(super) async fn run(ProfileCommand::Cpu(args): ProfileCommand) -> Result<Str
         ProfileFormat::Svg | ProfileFormat::Tree => profile.data.into_bytes(),
     };
     fs::write(&path, data).map_err(|source| CliError::File { what: "cannot write", path: path.clone(), source })?;
-    Ok(format!(
+    let text = format!(
         "{} samples of process {} in {:.1} s: {}",
         profile.samples,
         profile.pid,
         Duration::from_millis(profile.duration_ms).as_secs_f64(),
         render::printable(&path.display().to_string())
-    ))
+    );
+    let told =
+        json!({ "pid": profile.pid, "samples": profile.samples, "durationMs": profile.duration_ms, "file": path });
+    Ok(Shown::Sentence(text, told))
 }
 
 /// A server's id need not be a good name of a file.

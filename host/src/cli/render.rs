@@ -8,6 +8,8 @@ use std::{
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
+use super::CliError;
+
 /// What stands where there is nothing.
 pub(super) const NOTHING: &str = "-";
 
@@ -25,6 +27,54 @@ pub(super) fn ready(line: &str) {
     drop(output(line));
 }
 
+/// Prints a line, or several, of a command that goes on.
+pub(super) fn line(text: &str) -> Result<(), CliError> {
+    output(text).map_err(CliError::Output)
+}
+
+/// Prints a table anew: on a terminal in place of the one before.
+pub(super) fn screen(title: &str, table: &str) -> Result<(), CliError> {
+    let terminal = io::stdout().is_terminal();
+    let (clear, title) = if terminal { ("\u{1b}[H\u{1b}[2J", format!("{title}\n\n")) } else { ("", String::new()) };
+    output(&format!("{clear}{title}{table}")).map_err(CliError::Output)
+}
+
+/// Asks a question, and returns the answer.
+pub(super) fn ask(question: &str) -> io::Result<String> {
+    write!(io::stderr(), "{question}")?;
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim().to_owned())
+}
+
+/// Says what is waited for, on a terminal only, and wipes it away in the end.
+#[derive(Debug)]
+pub(super) struct Progress {
+    terminal: bool,
+}
+
+impl Progress {
+    pub(super) fn new() -> Progress {
+        Progress { terminal: io::stderr().is_terminal() }
+    }
+
+    /// Nobody misses what cannot be shown.
+    pub(super) fn show(&self, what: &str) {
+        if self.terminal {
+            drop(write!(io::stderr(), "\r\u{1b}[K{} …", printable(what)));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.terminal {
+            drop(write!(io::stderr(), "\r\u{1b}[K"));
+        }
+    }
+}
+
 /// For what prints as it goes.
 pub(super) fn stdout() -> impl Write + Send {
     io::stdout()
@@ -33,6 +83,13 @@ pub(super) fn stdout() -> impl Write + Send {
 /// Whether colours may be used on standard error.
 pub(super) fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Prints a picture of what is wrong, as it was drawn, and what to do about it.
+pub(super) fn picture(picture: &str, hint: Option<&str>) -> io::Result<()> {
+    let mut err = io::stderr().lock();
+    writeln!(err, "{picture}")?;
+    hint.map_or(Ok(()), |hint| writeln!(err, "\nhint: {hint}"))
 }
 
 /// Prints why a command failed, down to the first cause, and what to do about it.

@@ -8,8 +8,10 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{
     CliError,
-    ask::{Asking, Output, body_of, refusal, words_of},
+    ask::{Output, refusal, words_of},
     render::{self, cell},
+    session::Session,
+    shown::{Listing, Row, Shown},
 };
 use crate::{client::ClientError, rpc::MODULE};
 
@@ -34,14 +36,12 @@ pub(super) struct RpcArgs {
     /// Of a type's servers call the one that this key belongs to, such as the id of a user
     #[arg(long, value_name = "KEY", default_value = "")]
     route: String,
-    #[command(flatten)]
-    asking: Asking,
 }
 
 #[derive(Debug, Subcommand)]
 enum RpcCommand {
     /// List the servers, and whether they can be called
-    List(Asking),
+    List,
 }
 
 /// `namespace.service.method`. Only the service may have dots in it.
@@ -76,42 +76,29 @@ impl FromStr for Remote {
     }
 }
 
-impl RpcArgs {
-    pub(super) fn output(&self) -> Output {
-        match &self.list {
-            Some(RpcCommand::List(asking)) => asking.output,
-            None => self.asking.output,
-        }
-    }
-}
-
-pub(super) async fn run(args: RpcArgs) -> Result<String, CliError> {
-    let RpcArgs { list: listing, target, remote, args, route, asking } = args;
+pub(super) async fn run(args: RpcArgs, session: &Session) -> Result<Shown, CliError> {
+    let RpcArgs { list: listing, target, remote, args, route } = args;
     match (listing, target, remote) {
-        (Some(RpcCommand::List(asking)), ..) => list(asking).await,
-        (None, Some(target), Some(remote)) => call(&target, remote, args, &route, asking).await,
+        (Some(RpcCommand::List), ..) => list(session).await,
+        (None, Some(target), Some(remote)) => call(&target, remote, args, &route, session).await,
         // clap lets nobody through without them.
-        (None, ..) => Ok(String::new()),
+        (None, ..) => Ok(Shown::Text(String::new())),
     }
 }
 
-async fn list(asking: Asking) -> Result<String, CliError> {
-    let client = asking.connect().await?;
-    let response = client.request(MODULE, json!({ "action": "list" })).await?;
-    client.close().await;
-    let body = body_of(MODULE, response)?;
+async fn list(session: &Session) -> Result<Shown, CliError> {
+    let body = session.ask(MODULE, json!({ "action": "list" })).await?;
     let odd = || CliError::Odd { module: MODULE, found: body.to_string() };
     let servers = body["servers"].as_array().ok_or_else(odd)?;
-    if asking.output == Output::Json {
-        return Ok(body.to_string());
-    }
-    let rows = servers.iter().map(|server| {
+    let row = |server: &Value| {
         let callable = if server["callable"] == true { "yes" } else { "no" };
         let [id, server_type, address, reason] =
             ["id", "serverType", "address", "reason"].map(|field| cell(&server[field]));
-        vec![id, server_type, callable.to_owned(), address, reason]
-    });
-    Ok(render::table(&["ID", "TYPE", "CALLABLE", "ADDRESS", "WHY NOT"], rows))
+        Row { item: server.clone(), cells: vec![id, server_type, callable.to_owned(), address, reason] }
+    };
+    let rows = servers.iter().map(row).collect();
+    let header = vec!["ID", "TYPE", "CALLABLE", "ADDRESS", "WHY NOT"];
+    Ok(Shown::Listing(Listing { header, rows, json: Some(body), ..Listing::default() }))
 }
 
 async fn call(
@@ -119,13 +106,13 @@ async fn call(
     remote: Remote,
     args: Vec<String>,
     route: &str,
-    asking: Asking,
-) -> Result<String, CliError> {
+    session: &Session,
+) -> Result<Shown, CliError> {
     let Remote { namespace, service, method } = remote;
     let args: Vec<Box<RawValue>> = args.into_iter().map(argument).collect();
     let ask = json!({
         "action": "call", "target": target, "key": route,
-        "timeoutMs": u64::try_from(asking.timeout.as_millis()).unwrap_or(u64::MAX),
+        "timeoutMs": u64::try_from(session.timeout().as_millis()).unwrap_or(u64::MAX),
     });
     // Put together as text: numbers in arguments stay as they were typed.
     let call = format!(
@@ -137,13 +124,12 @@ async fn call(
     );
     let ask = format!(r#"{},"call":{call}}}"#, ask.to_string().trim_end_matches('}'));
     let ask = RawValue::from_string(ask).unwrap_or_default();
-    let client = asking.connect().await?;
-    let response = client.with_timeout(asking.timeout + LATE).request(MODULE, ask).await?;
-    client.close().await;
+    let client = session.client().await?.with_timeout(session.timeout() + LATE);
+    let response = client.request(MODULE, ask).await?;
     if let Some(error) = response.error {
         let fields: Value = serde_json::from_str(error.get()).unwrap_or_default();
         return Err(match fields["timeout"].as_bool() {
-            Some(true) => ClientError::Timeout { after: asking.timeout }.into(),
+            Some(true) => ClientError::Timeout { after: session.timeout() }.into(),
             _ => refusal(MODULE, words_of(&error)),
         });
     }
@@ -151,13 +137,13 @@ async fn call(
     let Ok(Answer { resp }) = serde_json::from_str(body.get()) else {
         return Err(CliError::Odd { module: MODULE, found: body.get().to_owned() });
     };
-    shown(target, resp, asking.output)
+    shown(target, resp, session.output())
 }
 
 /// Programs get all arguments of the callback; for people its error is an error, and results stand on lines of their own.
-fn shown(target: &str, resp: Vec<Box<RawValue>>, output: Output) -> Result<String, CliError> {
-    if output == Output::Json {
-        return Ok(serde_json::to_string(&resp).unwrap_or_default());
+fn shown(target: &str, resp: Vec<Box<RawValue>>, output: Output) -> Result<Shown, CliError> {
+    if matches!(output, Output::Json | Output::Jsonl) {
+        return Ok(Shown::Text(serde_json::to_string(&resp).unwrap_or_default()));
     }
     let mut resp = resp.into_iter();
     match resp.next() {
@@ -169,7 +155,7 @@ fn shown(target: &str, resp: Vec<Box<RawValue>>, output: Output) -> Result<Strin
                 let value: Value = serde_json::from_str(value.get()).unwrap_or_default();
                 value.as_str().map_or_else(|| render::json(&value), render::printable)
             });
-            Ok(lines.collect::<Vec<_>>().join("\n"))
+            Ok(Shown::Text(lines.collect::<Vec<_>>().join("\n")))
         }
     }
 }
@@ -218,11 +204,12 @@ mod tests {
     #[test]
     fn for_people_the_error_of_a_remote_is_an_error_and_for_programs_it_is_an_answer() {
         let resp = |json: &str| serde_json::from_str::<Vec<Box<RawValue>>>(json).unwrap();
-        assert_eq!(shown("chat", resp(r#"[null,"hi",{"n":1}]"#), Output::Table).unwrap(), "hi\n{\n  \"n\": 1\n}");
-        assert_eq!(shown("chat", resp("[]"), Output::Table).unwrap(), "");
+        let text = |json: &str, output| shown("chat", resp(json), output).map(|shown| shown.render(output));
+        assert_eq!(text(r#"[null,"hi",{"n":1}]"#, Output::Table).unwrap(), "hi\n{\n  \"n\": 1\n}");
+        assert_eq!(text("[]", Output::Table).unwrap(), "");
         let thrown = r#"[{"stack":"Error: no such method:x\n    at y"}]"#;
-        let error = shown("chat", resp(thrown), Output::Table).unwrap_err();
+        let error = text(thrown, Output::Table).unwrap_err();
         assert_eq!(error.to_string(), "chat answers: no such method:x");
-        assert_eq!(shown("chat", resp(thrown), Output::Json).unwrap(), thrown);
+        assert_eq!(text(thrown, Output::Json).unwrap(), thrown);
     }
 }

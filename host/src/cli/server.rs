@@ -1,13 +1,21 @@
 //! `muster server`: through the console module, which Node masters have as well.
 
-use clap::Subcommand;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+mod change;
+mod logs;
 
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use self::logs::LogsArgs;
 use super::{
     CliError,
-    ask::{Asking, Output, body_of},
+    complete::server_ids,
+    fleet,
+    outcome::{End, Outcome},
     render::{self, cell},
+    session::{ALL, Session},
+    shown::{Listing, Row, Shown},
+    watch,
 };
 
 /// The module that is asked.
@@ -17,63 +25,202 @@ pub(super) const MODULE: &str = "__console__";
 #[derive(Debug, Subcommand)]
 pub(super) enum ServerCommand {
     /// List the servers of the fleet, each as it reports itself
-    List(Asking),
+    List,
+    /// Show what one server reports of itself
+    Show {
+        /// The server
+        #[arg(add = server_ids())]
+        id: String,
+    },
+    /// Start a server that is described here
+    Add(AddArgs),
+    /// Start servers that are described in servers.json
+    Start(StartArgs),
+    /// Stop servers, or `all` of them and the master
+    Stop(StopArgs),
+    /// Stop servers and start them again
+    Restart(RestartArgs),
+    /// End all servers and the master
+    Kill(KillArgs),
+    /// Print the last lines of a server's log
+    Logs(LogsArgs),
+    /// Wait until servers are there
+    Wait(WaitArgs),
 }
 
-/// `{"msg":{"<id>":{…}}}`: figures are texts, memory in MiB, uptime in minutes.
-#[derive(Deserialize)]
-struct Answer {
-    msg: Map<String, Value>,
+/// Whether an order is waited for.
+#[derive(Debug, Args)]
+pub(super) struct Waiting {
+    /// Wait for the outcome, at most as long as --timeout says (the default)
+    #[arg(long, overrides_with = "no_wait")]
+    wait: bool,
+    /// Only give the order
+    #[arg(long)]
+    no_wait: bool,
 }
 
-pub(super) async fn list(asking: Asking) -> Result<String, CliError> {
-    let client = asking.connect().await?;
-    let response = client.request(MODULE, json!({ "signal": "list" })).await?;
-    client.close().await;
-    shown(body_of(MODULE, response)?, asking.output)
+/// `muster server add`
+#[derive(Debug, Args)]
+pub(super) struct AddArgs {
+    /// host, port, serverType, id, and whatever else servers.json would say; `clusterCount=N` for several
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    args: Vec<String>,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
-fn shown(body: Value, output: Output) -> Result<String, CliError> {
-    let odd = body.to_string();
-    let Ok(Answer { msg: servers }) = serde_json::from_value(body) else {
-        return Err(CliError::Odd { module: MODULE, found: odd });
-    };
-    if output == Output::Json {
-        return Ok(Value::Array(servers.into_iter().map(|(_, server)| server).collect()).to_string());
+/// `muster server start`
+#[derive(Debug, Args)]
+pub(super) struct StartArgs {
+    /// An id, a type, or `all`
+    what: String,
+    /// Directory of servers.json
+    #[arg(long, value_name = "DIR", env = "MUSTER_CONFIG_DIR", default_value = "config")]
+    config_dir: std::path::PathBuf,
+    /// Environment, which chooses the part of the file that counts
+    #[arg(long, value_name = "NAME", env = "MUSTER_ENV", default_value = crate::config::defaults::ENV)]
+    env: String,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// `muster server stop`
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    /// The servers, or `all`
+    #[arg(required = true, add = server_ids())]
+    ids: Vec<String>,
+    /// Ask no question before everything is stopped
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// `muster server restart`
+#[derive(Debug, Args)]
+pub(super) struct RestartArgs {
+    /// The servers
+    #[arg(required_unless_present = "server_type", add = server_ids())]
+    ids: Vec<String>,
+    /// All servers of this type
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "ids")]
+    server_type: Option<String>,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// `muster server kill`
+#[derive(Debug, Args)]
+pub(super) struct KillArgs {
+    /// Ask no question
+    #[arg(long)]
+    yes: bool,
+}
+
+/// `muster server wait`
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// The servers
+    #[arg(required = true, add = server_ids())]
+    ids: Vec<String>,
+    /// Wait until they are gone
+    #[arg(long)]
+    gone: bool,
+}
+
+/// `muster blacklist`
+#[derive(Debug, Args)]
+pub(super) struct Blacklist {
+    /// IP addresses
+    #[arg(required = true)]
+    addresses: Vec<String>,
+}
+
+pub(super) async fn run(command: ServerCommand, session: &Session) -> Result<Shown, CliError> {
+    match command {
+        ServerCommand::List => Ok(listing(fleet::look(session).await?.into_iter())),
+        ServerCommand::Show { id } => show(&id, session).await,
+        ServerCommand::Add(args) => change::add(args, session).await,
+        ServerCommand::Start(args) => change::start(args, session).await,
+        ServerCommand::Stop(args) => change::stop(args, session).await,
+        ServerCommand::Restart(args) => change::restart(args, session).await,
+        ServerCommand::Kill(args) => change::kill(args, session).await,
+        ServerCommand::Logs(args) => logs::run(args, session).await,
+        ServerCommand::Wait(args) => wait(args, session).await,
     }
-    let rows = servers.iter().map(|(id, server)| {
-        let heap = match (cell(&server["heapUsed"]), cell(&server["heapTotal"])) {
+}
+
+pub(super) async fn blacklist(Blacklist { addresses }: Blacklist, session: &Session) -> Result<Shown, CliError> {
+    let body = session.ask(MODULE, json!({ "signal": "blacklist", "args": addresses })).await?;
+    Ok(Shown::Sentence(format!("{} told to all servers", addresses.join(", ")), body))
+}
+
+/// Servers with their figures: texts, memory in MiB, uptime in minutes.
+pub(super) fn listing(servers: impl Iterator<Item = (String, Value)>) -> Shown {
+    let row = |(id, item): (String, Value)| {
+        let heap = match (cell(&item["heapUsed"]), cell(&item["heapTotal"])) {
             (used, total) if total == render::NOTHING => used,
             (used, total) => format!("{used}/{total}"),
         };
-        let [server_type, pid, rss, uptime] = ["serverType", "pid", "rss", "uptime"].map(|field| cell(&server[field]));
-        vec![id.clone(), server_type, pid, rss, heap, uptime]
-    });
-    Ok(render::table(&["ID", "TYPE", "PID", "RSS MiB", "HEAP MiB", "UPTIME min"], rows))
+        let [server_type, pid, rss, uptime] = ["serverType", "pid", "rss", "uptime"].map(|field| cell(&item[field]));
+        let cells = vec![id, server_type, pid, rss, heap, uptime];
+        Row { item, cells }
+    };
+    let header = vec!["ID", "TYPE", "PID", "RSS MiB", "HEAP MiB", "UPTIME min"];
+    Shown::Listing(Listing { header, rows: servers.map(row).collect(), ..Listing::default() })
+}
+
+/// What both modules know of it; the one that a master has is enough.
+async fn show(id: &str, session: &Session) -> Result<Shown, CliError> {
+    let mut fields = fleet::look(session).await?.remove(id).ok_or_else(|| CliError::NoServer(id.to_owned()))?;
+    if let Ok(rows) = watch::rows_of(session, "servers", ALL).await
+        && let Some((_, Value::Object(more))) = rows.into_iter().find(|(other, _)| other == id)
+        && let Some(fields) = fields.as_object_mut()
+    {
+        // heapUsed is in MB there, and in MiB here.
+        fields.extend(more.into_iter().filter(|(name, _)| name != "heapUsed" && name != "uptime"));
+    }
+    let rows = fields.as_object().into_iter().flatten().map(|(name, value)| vec![name.clone(), cell(value)]);
+    Ok(Shown::Sentence(render::table(&["", ""], rows).trim_start().to_owned(), fields))
+}
+
+async fn wait(WaitArgs { ids, gone }: WaitArgs, session: &Session) -> Result<Shown, CliError> {
+    let mut left = ids.clone();
+    let what = format!("waiting for {}", ids.join(", "));
+    fleet::until(session, &what, |seen| {
+        left.retain(|id| seen.contains_key(id) == gone);
+        left.is_empty()
+    })
+    .await?;
+    let end = |id: &String| match (left.contains(id), gone) {
+        (true, _) => End::TimedOut,
+        (false, true) => End::Done("gone".to_owned()),
+        (false, false) => End::Done("there".to_owned()),
+    };
+    Ok(Shown::Outcomes(ids.iter().map(|id| Outcome::new(id, end(id))).collect()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::ask::Output;
 
     #[test]
     fn servers_of_node_and_ours_are_listed_alike() {
-        let body = json!({"msg": {
+        let body = json!({
             "chat-server-1": {"serverId": "chat-server-1", "serverType": "chat", "pid": 18887, "rss": "73.22",
                 "heapTotal": "29.57", "heapUsed": "13.50", "uptime": "0.07"},
             "ours": {"serverId": "ours", "serverType": "gate", "pid": 7, "rss": "5.10", "uptime": 1},
-        }});
+        });
         let expected = "\
 ID             TYPE  PID    RSS MiB  HEAP MiB     UPTIME min
 chat-server-1  chat  18887  73.22    13.50/29.57  0.07
 ours           gate  7      5.10     -            1";
-        assert_eq!(shown(body.clone(), Output::Table).unwrap(), expected);
-        let listed: Value = serde_json::from_str(&shown(body.clone(), Output::Json).unwrap()).unwrap();
-        assert_eq!(listed, json!([body["msg"]["chat-server-1"], body["msg"]["ours"]]));
-    }
-
-    #[test]
-    fn another_answer_is_odd() {
-        assert!(matches!(shown(Value::Null, Output::Table), Err(CliError::Odd { .. })));
+        let shown = listing(body.as_object().unwrap().clone().into_iter());
+        assert_eq!(shown.render(Output::Table), expected);
+        let listed: Value = serde_json::from_str(&shown.render(Output::Json)).unwrap();
+        assert_eq!(listed, json!([body["chat-server-1"], body["ours"]]));
+        assert_eq!(shown.render(Output::Name), "chat-server-1\nours");
     }
 }

@@ -3,9 +3,13 @@
 use std::{
     cell::RefCell,
     fmt,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+/// Names that are less alike than this are different things; a letter too many or two that are swapped are above it.
+const MEANT: f64 = 0.85;
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,11 +20,24 @@ pub enum Origin {
         path: Arc<Path>,
         /// Counted from 1.
         line: Option<usize>,
+        /// Where exactly, for a TOML file.
+        place: Option<Place>,
     },
+    /// What holds if nothing is said.
+    Default,
     /// An environment variable.
     Variable(&'static str),
     /// A flag of the command line.
     Flag(&'static str),
+}
+
+/// A setting in a TOML file, in bytes from its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its name.
+    pub key: Range<usize>,
+    /// Its value; of a table the beginning.
+    pub value: Range<usize>,
 }
 
 /// One thing that is wrong.
@@ -95,26 +112,44 @@ impl fmt::Display for Fault {
         match problem {
             Problem::Expected { expected, found } => write!(f, "expected {expected}, found {found}"),
             Problem::Unknown { known } if known.is_empty() => f.write_str("no such setting"),
-            Problem::Unknown { known } => write!(f, "no such setting; there are: {}", known.join(", ")),
+            Problem::Unknown { known } => {
+                f.write_str("no such setting; ")?;
+                if let Some(meant) = self.meant() {
+                    write!(f, "did you mean {meant}? ")?;
+                }
+                write!(f, "there are: {}", known.join(", "))
+            }
             Problem::Missing { give } => write!(f, "missing; give it as {give}"),
             Problem::Unreadable(reason) => f.write_str(reason),
         }
     }
 }
 
+impl Fault {
+    /// The setting that was probably meant by one that is not there.
+    pub fn meant(&self) -> Option<&'static str> {
+        let Problem::Unknown { known } = &self.problem else { return None };
+        let name = self.key.as_deref()?.rsplit('.').next()?;
+        let likeness = |known: &&'static str| strsim::jaro_winkler(name, known);
+        let best = known.iter().copied().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
+        (likeness(&best) > MEANT).then_some(best)
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
-            Origin::File { path, line: None } => write!(f, "{}", path.display()),
+            Origin::File { path, line: Some(line), place: _ } => write!(f, "{}:{line}", path.display()),
+            Origin::File { path, line: None, place: _ } => write!(f, "{}", path.display()),
             Origin::Variable(name) | Origin::Flag(name) => f.write_str(name),
+            Origin::Default => f.write_str("default"),
         }
     }
 }
 
 impl Origin {
     pub(super) fn file(path: impl Into<PathBuf>, line: Option<usize>) -> Origin {
-        Origin::File { path: path.into().into(), line }
+        Origin::File { path: path.into().into(), line, place: None }
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::{
     defaults,
     fault::{Fault, FaultList, Origin, Problem},
+    password::Password,
     value::{Address, Secret},
 };
 use crate::ids::ServerId;
@@ -42,8 +43,8 @@ pub struct User {
     pub id: String,
     /// The name to log in with.
     pub username: String,
-    /// The password, plain, as pomelo keeps it.
-    pub password: Secret,
+    /// As pomelo keeps it, plain, or as a hash.
+    pub password: Password,
     /// 1 may do everything; 0 stands for none.
     pub level: u32,
 }
@@ -296,10 +297,12 @@ fn number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
 fn user(entry: &Entry<'_>) -> Option<User> {
     let level = |value: &Value| if value.is_null() { Some(0) } else { number(value) };
     // All three are looked at, so that all faults are noted.
+    let words = "a hash of argon2 such as `muster user passwd` makes, or a password that does not look like one";
     let (username, password) = (entry.text("username"), entry.text("password"));
+    let password = password.and_then(|text| entry.field("password", words, |_| Password::of(&text)));
     let level = entry.field("level", "a whole number, 1 for administrators", level);
     let id = entry.fields.get("id").and_then(text).unwrap_or_default();
-    Some(User { id, username: username?, password: Secret::from(password?), level: level? })
+    Some(User { id, username: username?, password: password?, level: level? })
 }
 
 fn token(entry: &Entry<'_>) -> Option<Token> {

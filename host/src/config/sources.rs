@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +11,7 @@ use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    fault::{Fault, FaultList, Origin, Problem},
+    fault::{Fault, FaultList, Faults, Origin, Place, Problem},
     value,
 };
 
@@ -26,6 +27,20 @@ const VARIABLES: [(&str, &str); 9] = [
     ("MUSTER_TYPE", "monitor.type"),
     ("MUSTER_TOKEN", "monitor.token"),
 ];
+
+/// Names of settings that are not shown.
+const SECRETS: [&str; 3] = ["token", "password", "secret"];
+
+/// A setting as it is, and who says so.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// Such as `limits.outbox`.
+    pub key: String,
+    /// Its value; `…` for a secret.
+    pub value: Value,
+    /// Where it comes from.
+    pub origin: Origin,
+}
 
 /// `KEY=VALUE` per line.
 const VARIABLE_SET: &str = "MUSTER_SET";
@@ -147,6 +162,22 @@ impl Sources {
         }
     }
 
+    /// Every setting, by name, with the defaults below what is said; secrets are not shown.
+    ///
+    /// # Errors
+    /// When a source cannot be read. Whether the settings are good, [`MasterConfig`](super::MasterConfig) says.
+    pub fn settings(&self) -> Result<Vec<Setting>, Faults> {
+        let faults = FaultList::default();
+        let said = self.merge(&faults);
+        let mut settings = BTreeMap::new();
+        // The sample shows every default, which a test holds against the code.
+        if let Ok(sample) = toml::from_str::<Value>(include_str!("../../muster.sample.toml")) {
+            Node::of_json(&sample, &Origin::Default).leaves("", &mut settings);
+        }
+        said.leaves("", &mut settings);
+        faults.into_result(settings.into_values().collect())
+    }
+
     /// Reads the file, and lays everything over each other.
     pub(super) fn merge(&self, faults: &FaultList) -> Node {
         self.faults.iter().for_each(|fault| faults.add(fault.clone()));
@@ -206,13 +237,31 @@ impl Node {
         }
     }
 
-    fn of_toml(table: &DeTable<'_>, start: usize, origin: &impl Fn(usize) -> Origin) -> Node {
-        let node = |value: &toml::Spanned<DeValue<'_>>| match value.get_ref() {
-            DeValue::Table(table) => Node::of_toml(table, value.span().start, origin),
-            plain => Node::Value(json_of_toml(plain), origin(value.span().start)),
+    fn of_toml(table: &DeTable<'_>, place: Place, origin: &impl Fn(Place) -> Origin) -> Node {
+        let node = |key: Range<usize>, value: &toml::Spanned<DeValue<'_>>| {
+            let place = Place { key, value: value.span() };
+            match value.get_ref() {
+                DeValue::Table(table) => Node::of_toml(table, place, origin),
+                plain => Node::Value(json_of_toml(plain), origin(place)),
+            }
         };
-        let entries = table.iter().map(|(key, value)| (key.get_ref().to_string(), node(value))).collect();
-        Node::Table { entries, origin: Some(origin(start)) }
+        let entries = table.iter().map(|(key, value)| (key.get_ref().to_string(), node(key.span(), value))).collect();
+        Node::Table { entries, origin: Some(origin(place)) }
+    }
+
+    /// Everything that is no table, by its whole name.
+    fn leaves(&self, name: &str, all: &mut BTreeMap<String, Setting>) {
+        match self {
+            Node::Table { entries, .. } => {
+                let dot = if name.is_empty() { "" } else { "." };
+                entries.iter().for_each(|(key, node)| node.leaves(&format!("{name}{dot}{key}"), all));
+            }
+            Node::Value(value, origin) => {
+                let is_secret = SECRETS.iter().any(|secret| name.rsplit('.').next() == Some(secret));
+                let value = if is_secret { "…".into() } else { value.clone() };
+                all.insert(name.to_owned(), Setting { key: name.to_owned(), value, origin: origin.clone() });
+            }
+        }
     }
 
     /// The JSON of what is here, without where it comes from.
@@ -249,10 +298,16 @@ fn read_file(path: &Path, faults: &FaultList) -> Node {
     };
     let line = |at: usize| 1 + text.as_bytes().iter().take(at).filter(|&&byte| byte == b'\n').count();
     let (table, errors) = DeTable::parse_recoverable(&text);
+    let origin =
+        |place: Place| Origin::File { path: path.into(), line: Some(line(place.value.start)), place: Some(place) };
     for error in errors {
-        fault(error.span().map(|span| line(span.start)), error.message().to_owned());
+        let origin = match error.span() {
+            Some(span) => origin(Place { key: span.clone(), value: span }),
+            None => Origin::file(path, None),
+        };
+        faults.add(Fault { origin: Some(origin), key: None, problem: Problem::Unreadable(error.message().to_owned()) });
     }
-    Node::of_toml(table.get_ref(), 0, &|at| Origin::file(path, Some(line(at))))
+    Node::of_toml(table.get_ref(), Place { key: 0..0, value: 0..0 }, &origin)
 }
 
 fn json_of_toml(value: &DeValue<'_>) -> Value {

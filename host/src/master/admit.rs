@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{Identity, Master};
 use crate::{
-    auth::Trust,
+    auth::{Trust, Verdict},
     ids::ConnId,
     modules::call::ClientIdentity,
     peers::Candidate,
@@ -23,6 +23,10 @@ use crate::{
         packet,
     },
 };
+
+/// What to do when a password is kept in a form that the login cannot be compared with.
+const OTHER_FORM: &str = "client auth failed: this user's password is kept as a hash of the password itself, with which its \
+                          md5 cannot be compared; log in with md5:false, or have the password set by `muster user passwd`";
 
 /// How long an old link is watched for a sign that it is dead, before its successor is refused.
 const PROBE: Duration = Duration::from_secs(3);
@@ -137,14 +141,19 @@ impl Master {
         if hello.username.is_empty() {
             return refuse(outbox, Topic::Register, "client should auth with username");
         }
-        let level = self.auth.log_in(&hello);
-        let delay = self.auth.delay(address.ip(), &hello.username, Instant::now());
-        tokio::time::sleep(delay).await;
-        self.auth.judged(address.ip(), &hello.username, level.is_some(), Instant::now());
-        let Some(level) = level else {
-            warn!(%conn, %address, user = hello.username, "login refused: wrong user or password");
-            return refuse(outbox, Topic::Register, "client auth failed with username or password error");
+        tokio::time::sleep(self.auth.attempt(address.ip(), &hello.username, Instant::now())).await;
+        let level = match self.auth.log_in(&hello).await {
+            Verdict::In(level) => level,
+            Verdict::Wrong => {
+                warn!(%conn, %address, user = hello.username, "login refused: wrong user or password");
+                return refuse(outbox, Topic::Register, "client auth failed with username or password error");
+            }
+            Verdict::OtherForm => {
+                warn!(%conn, %address, user = hello.username, "login refused: an MD5 for a hash of the password itself");
+                return refuse(outbox, Topic::Register, OTHER_FORM);
+            }
         };
+        self.auth.succeeded(address.ip(), &hello.username);
         let ClientHello { id, username: user, .. } = hello;
         let text = format!("id has been registered. id:{id}");
         let identity = Arc::new(ClientIdentity { connection: conn, address, id: id.into(), user, level });

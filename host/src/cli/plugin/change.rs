@@ -14,8 +14,10 @@ use super::{MODULE, Order, Ordering};
 use crate::{
     cli::{
         CliError,
-        ask::{Output, body_of},
+        ask::body_of,
         render::{self, cell},
+        session::Session,
+        shown::Shown,
     },
     client::Client,
     plugin::{
@@ -28,13 +30,11 @@ use crate::{
 /// An answer about the timeout comes after the timeout.
 const LATE: Duration = Duration::from_secs(2);
 
-pub(super) async fn order(action: &'static str, order: Order) -> Result<String, CliError> {
+pub(super) async fn order(action: &'static str, order: Order, session: &Session) -> Result<Shown, CliError> {
     let Order { name, ordering } = order;
     let name = checked(&name)?;
-    let client = ordering.asking.connect().await?;
-    let body = ordering.ask(&client, json!({ "action": action, "name": name })).await?;
-    client.close().await;
-    ordering.outcome(action, &name, None, &body)
+    let body = ordering.ask(session, json!({ "action": action, "name": name })).await?;
+    ordering.outcome(action, &name, None, body, session)
 }
 
 pub(super) async fn install(
@@ -42,29 +42,28 @@ pub(super) async fn install(
     name: Option<String>,
     plugins: Option<PathBuf>,
     ordering: &Ordering,
-) -> Result<String, CliError> {
+    session: &Session,
+) -> Result<Shown, CliError> {
     let of_file = || file.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     let name = checked(&name.unwrap_or_else(of_file))?;
     let hash = ContentHash::of_file(&file).map_err(at("cannot read", &file))?;
     let Some(directory) = plugins else {
-        let client = ordering.asking.connect().await?;
-        send(&client, &name, &file).await?;
+        send(session.client().await?, &name, &file).await?;
         let signature = fs::read_to_string(signature_of(&file)).ok();
         let ask = json!({ "action": "install", "name": name, "sha256": hash.to_string(), "signature": signature });
-        let body = ordering.ask(&client, ask).await?;
-        client.close().await;
-        return ordering.outcome("install", &name, Some(hash), &body);
+        let body = ordering.ask(session, ask).await?;
+        return ordering.outcome("install", &name, Some(hash), body, session);
     };
     if ordering.no_wait {
         copy_into(&directory, &name, &file).map_err(at("cannot copy it into", &directory))?;
-        return ordering.outcome("install", &name, Some(hash), &json!({ "name": name, "settled": false }));
+        let body = json!({ "name": name, "settled": false });
+        return ordering.outcome("install", &name, Some(hash), body, session);
     }
     // A master that is not there is told before anything is changed.
-    let client = ordering.asking.connect().await?;
+    session.client().await?;
     copy_into(&directory, &name, &file).map_err(at("cannot copy it into", &directory))?;
-    let body = ordering.ask(&client, json!({ "action": "look", "name": name })).await?;
-    client.close().await;
-    ordering.outcome("install", &name, Some(hash), &body)
+    let body = ordering.ask(session, json!({ "action": "look", "name": name })).await?;
+    ordering.outcome("install", &name, Some(hash), body, session)
 }
 
 /// Sends a file in pieces as large as the master takes.
@@ -89,10 +88,10 @@ async fn send(client: &Client, name: &str, file: &Path) -> Result<(), CliError> 
 }
 
 impl Ordering {
-    async fn ask(&self, client: &Client, mut ask: Value) -> Result<Value, CliError> {
+    async fn ask(&self, session: &Session, mut ask: Value) -> Result<Value, CliError> {
         ask["wait"] = (!self.no_wait).into();
-        ask["timeoutMs"] = u64::try_from(self.asking.timeout.as_millis()).unwrap_or(u64::MAX).into();
-        let client = client.with_timeout(self.asking.timeout + LATE);
+        ask["timeoutMs"] = u64::try_from(session.timeout().as_millis()).unwrap_or(u64::MAX).into();
+        let client = session.client().await?.with_timeout(session.timeout() + LATE);
         body_of(MODULE, client.request(MODULE, ask).await?)
     }
 
@@ -102,17 +101,15 @@ impl Ordering {
         action: &'static str,
         name: &str,
         installed: Option<ContentHash>,
-        body: &Value,
-    ) -> Result<String, CliError> {
+        body: Value,
+        session: &Session,
+    ) -> Result<Shown, CliError> {
         if body["settled"] == false && !self.no_wait {
-            return Err(CliError::NotSettled { name: name.to_owned(), after: self.asking.timeout });
+            return Err(CliError::NotSettled { name: name.to_owned(), after: session.timeout() });
         }
-        verdict(action, self.no_wait, installed, body)
+        verdict(action, self.no_wait, installed, &body)
             .map_err(|reason| CliError::Plugin { name: name.to_owned(), reason })?;
-        Ok(match self.asking.output {
-            Output::Json => body.to_string(),
-            Output::Table => sentence(action, self.no_wait, name, body),
-        })
+        Ok(Shown::Sentence(sentence(action, self.no_wait, name, &body), body))
     }
 }
 

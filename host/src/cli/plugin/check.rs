@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::found::Unfit;
 use crate::{
-    cli::{CliError, ask::Output, render},
+    cli::{CliError, render, shown::Shown},
     plugin::{
         Checker,
         preflight::Refused,
@@ -24,20 +24,14 @@ pub(in crate::cli) struct Check {
     /// Also show everything that is known about a difference of interfaces
     #[arg(long)]
     verbose: bool,
-    /// How to show what was found
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    pub(super) output: Output,
 }
 
 impl Check {
     /// Vets the file, and shows what is in it.
-    pub(super) async fn run(self) -> Result<String, CliError> {
-        let Check { file, verbose, output } = self;
+    pub(super) async fn run(self) -> Result<Shown, CliError> {
+        let Check { file, verbose } = self;
         let survey = vetted(&file, verbose).await?;
-        Ok(match output {
-            Output::Json => survey.to_json(&file).to_string(),
-            Output::Table => described(&survey),
-        })
+        Ok(Shown::Sentence(described(&survey), survey.to_json(&file)))
     }
 }
 

@@ -15,9 +15,10 @@ use super::{check::vetted, found::Unfit};
 use crate::{
     cli::{
         CliError,
-        ask::{Output, body_of, words_of},
+        ask::{body_of, words_of},
         plugin::MODULE,
         render,
+        shown::Shown,
     },
     client::{Client, ClientError},
     plugin::control::{copy_into, name_of},
@@ -42,9 +43,6 @@ const CALLERS: usize = 4;
 pub(in crate::cli) struct Trial {
     /// The library
     file: PathBuf,
-    /// How to show what was found
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    pub(super) output: Output,
 }
 
 /// What was tried, and what came of it.
@@ -66,8 +64,8 @@ struct Run {
 
 impl Trial {
     /// Tries the file; an error names the first step that failed, and lists all.
-    pub(super) async fn run(self) -> Result<String, CliError> {
-        let Trial { file, output } = self;
+    pub(super) async fn run(self) -> Result<Shown, CliError> {
+        let Trial { file } = self;
         let survey = vetted(&file, false).await?;
         let modules = survey.verdict.map(|plugin| plugin.modules).unwrap_or_default();
         let stem = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -83,13 +81,12 @@ impl Trial {
             "steps": steps.iter().map(Step::to_json).collect::<Vec<_>>(),
         });
         let table = table(&steps);
-        match (steps.iter().find_map(Step::failure), output) {
-            (Some(reason), _) => {
+        match steps.iter().find_map(Step::failure) {
+            Some(reason) => {
                 let headline = format!("{} does not pass: {reason}", file.display());
                 Err(Unfit { headline, details: Some(table), report }.into())
             }
-            (None, Output::Json) => Ok(report.to_string()),
-            (None, Output::Table) => Ok(table),
+            None => Ok(Shown::Sentence(table, report)),
         }
     }
 }

@@ -1,0 +1,407 @@
+//! The command line: what asks a master on ours and on an original one, and what needs none.
+
+use std::net::SocketAddr;
+
+use muster_tests::cli::{Finished, muster, muster_reading, program};
+use muster_tests::config::ConfigDir;
+use muster_tests::daemon::{Daemon, Setup};
+use muster_tests::deadline::PROCESS;
+use muster_tests::node::Node;
+use muster_tests::peer::Peer;
+use muster_tests::pty::Terminal;
+use serde_json::{Value, json};
+
+/// Runs a command for a master.
+async fn ask(master: SocketAddr, line: &str) -> Finished {
+    let master = master.to_string();
+    let mut words: Vec<&str> = line.split(' ').collect();
+    words.extend(["--master", &master]);
+    muster(&words).await
+}
+
+async fn monitor(master: SocketAddr, server_type: &str) -> Daemon {
+    let id = format!("{server_type}-server-1");
+    let setup =
+        Setup::monitor(master, &id, server_type).plugins(&["watch_server", "console", "scripts", "monitor_log"]);
+    let setup = setup.info("host", "127.0.0.1").info("port", "4050").set("app.settings.name", "interop");
+    let setup = setup.set("modules.watchServer.run", "true").set("modules.scripts.enabled", "true");
+    let setup = if server_type == "connector" { setup.info("frontend", "true") } else { setup };
+    let monitor = setup.start().await;
+    monitor.wait_registered().await;
+    monitor
+}
+
+async fn our_master() -> Daemon {
+    let plugins = ["watch_server", "console", "scripts", "monitor_log", "watchdog"];
+    let master = Setup::master().plugins(&plugins).set("modules.watchServer.run", "true");
+    master.set("modules.scripts.enabled", "true").start().await
+}
+
+/// What both kinds of masters are asked, and a word of the answer.
+const COMMANDS: [(&str, &str); 24] = [
+    ("server list", "chat-server-1"),
+    ("server list -o wide", "UPTIME"),
+    ("server list -o jsonl", "{\"serverId\":\"chat-server-1\""),
+    ("server show chat-server-1", "serverType"),
+    ("server wait chat-server-1 connector-server-1", "there"),
+    ("show servers", "HEAP MB"),
+    ("show connections", "connector-server-1"),
+    ("show logins", "USER"),
+    ("show modules", "watchServer"),
+    ("show status --server chat-server-1", "CPU %"),
+    ("show config connector -s connector-server-1", "{}"),
+    ("show config master", "no config to master"),
+    ("show settings -s chat-server-1 -o json", "interop"),
+    ("show components -s chat-server-1", "{"),
+    ("get name -s chat-server-1", "interop"),
+    ("set kk vv -s chat-server-1", "set kk:vv ok"),
+    ("get kk -s chat-server-1 -o json", "\"vv\""),
+    ("enable app foo -s chat-server-1", "enable foo ok"),
+    ("disable app foo -s chat-server-1", "disable foo ok"),
+    ("run 40+2 -s chat-server-1", "42"),
+    ("cron add id=8 serverId=chat-server-1 action=a.b time=0", "the cron is added"),
+    ("cron remove id=8 serverId=chat-server-1", "the cron is removed"),
+    ("blacklist 10.1.2.3", "told to all servers"),
+    ("top --count 1 -o name", "chat-server-1"),
+];
+
+async fn works(master: SocketAddr) {
+    for (line, word) in COMMANDS {
+        let done = ask(master, line).await;
+        assert_eq!(done.code, 0, "{line}: {done:?}");
+        assert!(done.stdout.contains(word), "{word} is missing: {line}: {done:?}");
+    }
+    let without_server = ask(master, "get name").await;
+    assert!(without_server.code == 2 && without_server.stderr.contains("--server ID"), "{without_server:?}");
+
+    // Two of three: the one that is there stops.
+    let stopped = ask(master, "server stop chat-server-1 nobody-1 -o json").await;
+    assert_eq!(stopped.code, 7, "{stopped:?}");
+    let outcome =
+        |of: &Finished, at: usize| format!("{} {}", of.json()[at]["server"], of.json()[at]["outcome"]).replace('"', "");
+    assert_eq!([outcome(&stopped, 0), outcome(&stopped, 1)], ["chat-server-1 done", "nobody-1 unreachable"]);
+    let nothing = ask(master, "server stop nobody-1").await;
+    assert!(nothing.code == 1 && nothing.stdout.contains("unreachable"), "{nothing:?}");
+    let late = ask(master, "server wait connector-server-1 --gone --timeout 500ms").await;
+    assert!(late.code == 6 && late.stdout.contains("timed out"), "{late:?}");
+    let unconfirmed = ask(master, "server kill").await;
+    assert!(unconfirmed.code == 2 && unconfirmed.stderr.contains("--yes"), "{unconfirmed:?}");
+    let killed = ask(master, "server kill --yes -o json").await;
+    assert_eq!((killed.code, outcome(&killed, 0)), (0, "connector-server-1 done".to_owned()), "{killed:?}");
+}
+
+#[tokio::test]
+async fn the_commands_work_on_our_master() {
+    let mut master = our_master().await;
+    let (mut connector, mut chat) =
+        (monitor(master.address(), "connector").await, monitor(master.address(), "chat").await);
+    let roles = ask(master.address(), "role list -o jsonl").await;
+    let line = r#"{"module":"__console__","command":"kill","level":1}"#;
+    assert!(roles.stdout.lines().any(|other| other == line), "{roles:?}");
+    let list = ask(master.address(), "script list").await;
+    assert_eq!(list.code, 0, "{list:?}");
+    works(master.address()).await;
+    for daemon in [&mut chat, &mut connector, &mut master] {
+        assert_eq!(daemon.wait(PROCESS).await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn the_commands_work_on_an_original_master() {
+    let (node, address) = Node::pomelo_master().await;
+    let (mut connector, mut chat) = (monitor(address, "connector").await, monitor(address, "chat").await);
+    let roles = ask(address, "role list").await;
+    assert!(roles.code == 1 && roles.stderr.contains("Node master"), "{roles:?}");
+    let scripts = ask(address, "script list").await;
+    assert!(scripts.code == 1 && scripts.stderr.contains("there is no module scripts"), "{scripts:?}");
+    let crons = ask(address, "cron list").await;
+    assert!(crons.code == 1 && crons.stderr.contains("cannot list crons"), "{crons:?}");
+    works(address).await;
+    for daemon in [&mut chat, &mut connector] {
+        assert_eq!(daemon.wait(PROCESS).await.code(), Some(0));
+    }
+    node.wait(PROCESS).await;
+}
+
+#[tokio::test]
+async fn scripts_are_kept_on_the_master_and_run_on_a_server() {
+    let place = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = place.path().join("hello.js");
+    std::fs::write(&file, "result = app.serverId + ' says so'").expect("a temporary file can be written");
+    let root = place.path().join("kept");
+    std::fs::create_dir(&root).expect("a temporary directory can be made");
+    let master = Setup::master().plugins(&["console", "scripts"]).set("modules.scripts.enabled", "true");
+    let master = master.set("modules.scripts.root", &root.display().to_string()).start().await;
+    let chat = monitor(master.address(), "chat").await;
+    let file = file.display().to_string();
+    for (line, word) in [
+        (format!("script save {file} --name kept.js"), "kept.js is saved"),
+        ("script list -o name".to_owned(), "kept.js"),
+        ("script get kept.js".to_owned(), "result = app.serverId"),
+        ("script run kept.js -s chat-server-1".to_owned(), "chat-server-1 says so"),
+        (format!("exec {file} -s chat-server-1"), "chat-server-1 says so"),
+    ] {
+        let done = ask(master.address(), &line).await;
+        assert!(done.code == 0 && done.stdout.contains(word), "{line}: {done:?}");
+    }
+    for daemon in [chat, master] {
+        daemon.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_log_is_read_through_the_master() {
+    let place = tempfile::tempdir().expect("a temporary directory can be made");
+    let entry = json!({"route": "chat.send", "time": "now", "timeUsed": 7, "params": {"a": 1}});
+    let line = format!("[2026-11-22 01:00:00.000] [INFO] con-log - {entry}\n");
+    std::fs::write(place.path().join("con-log-chat-server-1.log"), line).expect("a temporary file can be written");
+    let master = Setup::master().plugins(&["console", "monitor_log"]).start().await;
+    let setup = Setup::monitor(master.address(), "chat-server-1", "chat").plugins(&["monitor_log"]);
+    let chat = setup.set("modules.monitorLog.root", &place.path().display().to_string()).start().await;
+    chat.wait_registered().await;
+    let done = ask(master.address(), "server logs chat-server-1 -n 5").await;
+    assert!(done.code == 0 && done.stdout.contains("chat.send"), "{done:?}");
+    for daemon in [chat, master] {
+        daemon.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn events_tell_who_comes_and_goes() {
+    let master = Setup::master().plugins(&["console"]).start().await;
+    let address = master.address();
+    let followed = ask(address, "events --interval 100ms --count 2 -o jsonl");
+    let come_and_go = async {
+        // Whoever follows has logged in, and has looked once at those who are there.
+        master.wait_log("client logged in").await;
+        let chat = monitor(address, "chat").await;
+        muster_tests::deadline::eventually("the server is listed", PROCESS, async || {
+            let listed = ask(address, "server list -o name").await;
+            listed.stdout.contains("chat-server-1").then_some(())
+        })
+        .await;
+        chat.shutdown().await;
+    };
+    let (told, ()) = tokio::join!(followed, come_and_go);
+    assert_eq!(told.code, 0, "{told:?}");
+    let events: Vec<Value> =
+        told.stdout.lines().map(|line| serde_json::from_str(line).expect("an event is an object")).collect();
+    let short: Vec<String> = events.iter().map(|event| format!("{} {}", event["server"], event["event"])).collect();
+    assert_eq!(short, ["\"chat-server-1\" \"joined\"", "\"chat-server-1\" \"left\""]);
+    master.shutdown().await;
+}
+
+// === users ===
+
+#[tokio::test]
+async fn a_user_of_the_command_can_log_in_in_every_form_and_the_file_has_no_password() {
+    let config = ConfigDir::recorded();
+    let dir = config.path().display().to_string();
+    let user = async |input: &str, line: &str| {
+        let mut words: Vec<&str> = line.split(' ').collect();
+        words.extend(["--config-dir", &dir]);
+        muster_reading(input, &words).await
+    };
+    let added = user("s3cret\n", "user add carol --level 1").await;
+    assert!(added.code == 0 && added.stdout.contains("carol is added"), "{added:?}");
+    let twice = user("x\n", "user add carol").await;
+    assert!(twice.code == 1 && twice.stderr.contains("there is a user carol already"), "{twice:?}");
+    let listed = user("", "user list -o json").await.json();
+    assert_eq!(listed[0], json!({"username": "admin", "level": 1, "password": "plain text"}));
+    assert_eq!(listed[2], json!({"username": "carol", "level": 1, "password": "argon2"}));
+    let changed = user("0ther\n", "user passwd carol").await;
+    assert_eq!(changed.code, 0, "{changed:?}");
+    let text = std::fs::read_to_string(config.path().join("adminUser.json")).expect("it is there");
+    assert!(!text.contains("s3cret") && !text.contains("0ther") && text.contains("$argon2id$"), "{text}");
+
+    let master = Setup::master().config(config).plugins(&["console"]).start().await;
+    master.wait_log("keeps passwords in plain text").await;
+    for (password, more, code) in
+        [("0ther", "", 0), ("0ther", " --plain-password", 0), ("s3cret", "", 4), ("s3cret", " --plain-password", 4)]
+    {
+        let line = format!("server list --user carol --password {password}{more}");
+        assert_eq!(ask(master.address(), &line).await.code, code, "{line}");
+    }
+    assert_eq!(ask(master.address(), "server list").await.code, 0, "beside it plain passwords are as good as before");
+    master.shutdown().await;
+}
+
+/// FAULTS.md, row 29: an MD5 is not taken for what only the password opens.
+#[tokio::test]
+async fn a_hash_of_the_password_itself_takes_no_md5_and_says_so() {
+    let hash = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow";
+    let users = json!([{"id": "1", "username": "admin", "password": hash, "level": 1}]);
+    let config = ConfigDir::recorded().with("adminUser.json", &users);
+    let master = Setup::master().config(config).plugins(&["console"]).start().await;
+    let refused = ask(master.address(), "server list --password secret").await;
+    assert!(refused.code == 4 && refused.stderr.contains("log in with md5:false"), "{refused:?}");
+    let let_in = ask(master.address(), "server list --password secret --plain-password").await;
+    assert_eq!(let_in.code, 0, "{let_in:?}");
+    master.shutdown().await;
+}
+
+/// FAULTS.md, row 29: guesses slow each other down, also those made at the same time, and lock nobody out.
+#[tokio::test]
+async fn many_guesses_at_once_wait_for_each_other_and_the_password_still_opens() {
+    let master = Setup::master().set("auth.slow_first", "400ms").set("auth.slow_longest", "800ms").start().await;
+    let began = std::time::Instant::now();
+    let address = master.address();
+    let guess = |number: u32| async move {
+        let mut peer = Peer::connect(format!("guess {number}"), address).await;
+        let id = format!("g-{number}");
+        let login = json!({"type": "client", "id": id, "username": "admin", "password": "x", "md5": false});
+        peer.publish("register", &login.to_string()).await;
+        let answer = peer.expect_json("register").await;
+        assert_eq!(answer["msg"], "client auth failed with username or password error");
+    };
+    let guesses: Vec<_> = (0..8).map(|number| tokio::spawn(guess(number))).collect();
+    for guess in guesses {
+        guess.await.expect("each is refused");
+    }
+    assert!(began.elapsed() >= std::time::Duration::from_millis(800), "the last of them waited the longest time");
+    drop(Peer::admin(master.address(), "client-1").await);
+    master.shutdown().await;
+}
+
+// === configuration ===
+
+#[tokio::test]
+async fn a_fault_is_shown_where_it_is_with_what_was_meant() {
+    let place = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = place.path().join("muster.toml");
+    std::fs::write(&file, "env = \"production\"\n\n[limits]\noutbx = \"1MiB\"\nwrite_stall = 5\n")
+        .expect("it can be written");
+    let file = file.display().to_string();
+    let wrong = muster(&["config", "check", "--config", &file]).await;
+    assert_eq!(wrong.code, 2, "{wrong:?}");
+    for word in [
+        "limits.outbx: no such setting",
+        &format!("{file}:4:1"),
+        "4 | outbx = \"1MiB\"",
+        "did you mean `outbox`?",
+        &format!("{file}:5:15"),
+        "expected a duration above 0",
+    ] {
+        assert!(wrong.stderr.contains(word), "{word} is missing in\n{}", wrong.stderr);
+    }
+    let told = muster(&["config", "check", "--config", &file, "-o", "json"]).await.json();
+    let fault = told["faults"].as_array().and_then(|faults| faults.iter().find(|fault| fault["line"] == 4));
+    assert_eq!(fault.expect("that of line 4")["meant"], "outbox");
+    std::fs::write(&file, "env = \"production\"\n").expect("it can be written");
+    let good = muster(&["config", "check", "--config", &file]).await;
+    assert!(good.code == 0 && good.stdout.contains("good"), "{good:?}");
+    let shown = muster(&["config", "show", "--config", &file, "--set", "monitor.token=s3cret", "-o", "json"]).await;
+    let shown = shown.json();
+    let setting =
+        |key: &str| shown.as_array().and_then(|all| all.iter().find(|setting| setting["key"] == key)).cloned();
+    assert_eq!(setting("env").expect("it is set")["from"], format!("{file}:1"));
+    assert_eq!(setting("limits.outbox"), Some(json!({"key": "limits.outbox", "value": "32MiB", "from": "default"})));
+    assert_eq!(setting("monitor.token").expect("it is set")["value"], "…");
+}
+
+#[tokio::test]
+async fn an_application_of_pomelo_is_imported_and_a_master_starts_with_it() {
+    let place = tempfile::tempdir().expect("a temporary directory can be made");
+    let to = place.path().join("muster.toml").display().to_string();
+    let app = muster_tests::node::script("pomelo-app").display().to_string();
+    let done = muster(&["config", "import-pomelo", &app, "--to", &to]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    for word in ["3 servers", "2 users", "log4js.json", "plain text"] {
+        assert!(done.stdout.contains(word), "{word} is missing in {}", done.stdout);
+    }
+    let twice = muster(&["config", "import-pomelo", &app, "--to", &to]).await;
+    assert!(twice.code == 2 && twice.stderr.contains("--force"), "{twice:?}");
+    let checked = muster(&["config", "check", "--config", &to]).await;
+    assert_eq!(checked.code, 0, "{checked:?}");
+    let master = Setup::master().argument("--config", &to).plugins(&["console"]).start().await;
+    assert_eq!(ask(master.address(), "server list").await.code, 0);
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn completions_and_man_pages_come_from_the_commands() {
+    let script = muster(&["completions", "bash"]).await;
+    assert!(script.code == 0 && script.stdout.contains("COMPLETE"), "{script:?}");
+    let place = tempfile::tempdir().expect("a temporary directory can be made");
+    let dir = place.path().display().to_string();
+    assert_eq!(muster(&["man", &dir]).await.code, 0);
+    let page = std::fs::read_to_string(place.path().join("muster-server-stop.1")).expect("a page for each command");
+    assert!(page.contains("Stop servers"), "{page}");
+
+    // What only the master knows is asked of it.
+    let master = Setup::master().plugins(&["console"]).start().await;
+    let mut command = program();
+    command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "3").env("MUSTER_MASTER", master.address().to_string());
+    command.env("_CLAP_IFS", "\n").args(["--", "muster", "server", "show", "master"]);
+    let words = command.output().await.expect("the binary can be started");
+    assert_eq!(String::from_utf8_lossy(&words.stdout).trim(), "master-server-1");
+    master.shutdown().await;
+}
+
+// === the shell ===
+
+#[tokio::test]
+async fn the_shell_obeys_line_by_line_and_ends_with_the_code_of_what_failed() {
+    let master = our_master().await;
+    let chat = monitor(master.address(), "chat").await;
+    let address = master.address().to_string();
+    let lines = "use chat-server-1\nget name\nget name -o json\nrun app.get(\"name\")\nbogus\nuse nobody-1\nhelp\nquit\nget name\n";
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let mut command = program();
+    command.args(["shell", "--master", &address, "--notices", "0s"]).env("XDG_STATE_HOME", home.path());
+    let done = muster_tests::cli::reading(lines, command).await;
+    assert_eq!(done.code, 1, "{done:?}");
+    assert_eq!(done.stdout.matches("interop").count(), 3, "{done:?}");
+    for word in ["commands are for chat-server-1 now", "\"interop\"", "addCron"] {
+        assert!(done.stdout.contains(word), "{word} is missing: {done:?}");
+    }
+    for word in ["unrecognized subcommand 'bogus'", "there is no server nobody-1 that answers"] {
+        assert!(done.stderr.contains(word), "{word} is missing: {done:?}");
+    }
+    for daemon in [chat, master] {
+        daemon.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn the_shell_completes_remembers_and_tells_what_happens_while_one_types() {
+    let master = our_master().await;
+    let address = master.address().to_string();
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let shell = || {
+        let mut command = program();
+        command.args(["shell", "--master", &address, "--notices", "100ms"]).env("XDG_STATE_HOME", home.path());
+        Terminal::open("muster shell", command)
+    };
+    let mut terminal = shell();
+    terminal.wait_for("all> ").await;
+    // Half a line is there when the notice comes, and is finished afterwards.
+    terminal.type_text("server show chat");
+    terminal.wait_for("server show chat").await;
+    let chat = monitor(master.address(), "chat").await;
+    terminal.wait_for("* chat-server-1 has joined").await;
+    terminal.wait_for("server show chat").await;
+    terminal.type_line("-server-1");
+    terminal.wait_for("serverType").await;
+    terminal.wait_for("all> ").await;
+    terminal.type_text("use ch\t");
+    terminal.wait_for("use chat-server-1").await;
+    terminal.type_line("");
+    terminal.wait_for("commands are for chat-server-1 now").await;
+    terminal.wait_for("chat-server-1> ").await;
+    terminal.type_line("quit");
+    assert!(terminal.ended().await.success());
+
+    let mut again = shell();
+    again.wait_for("all> ").await;
+    // The line before the last one.
+    again.type_text("\u{1b}[A\u{1b}[A");
+    again.wait_for("use chat-server-1").await;
+    again.type_line("");
+    again.wait_for("chat-server-1> ").await;
+    again.type_text("\u{4}");
+    assert!(again.ended().await.success());
+    for daemon in [chat, master] {
+        daemon.shutdown().await;
+    }
+}
