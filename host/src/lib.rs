@@ -22,3 +22,6 @@ mod store;
 mod values;
 mod wire;
 mod worker;
+
+#[doc(hidden)]
+pub use plugin::rig as bench;
