@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,6 +20,7 @@ use super::{
     breaker::{self, Breaker},
     call::{Outcome, Responder, Source},
     latency::Latency,
+    switch::Open,
 };
 
 /// Ids with this bit have an entry in the table; the others are only counted.
@@ -36,7 +37,7 @@ pub(crate) struct Calls {
     table: Mutex<Table>,
     next: AtomicU64,
     /// Handlers that have not ended: entries and counted calls alike.
-    open: AtomicUsize,
+    open: Open,
     idle: Notify,
 }
 
@@ -106,7 +107,7 @@ impl Calls {
             breaker: Breaker::default(),
             table: Mutex::default(),
             next: AtomicU64::new(1),
-            open: AtomicUsize::new(0),
+            open: Open::none(),
             idle: Notify::new(),
         }
     }
@@ -132,7 +133,7 @@ impl Calls {
         match responder {
             Some(responder) => self.insert(instance, by_client, Some(deadline), Waiter::Caller(responder)),
             None => {
-                self.open.fetch_add(1, Ordering::SeqCst);
+                self.open.begin();
                 self.number()
             }
         }
@@ -285,7 +286,7 @@ impl Calls {
 
     /// How many handlers have not ended, those of calls in the mailbox included.
     pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::SeqCst)
+        self.open.count()
     }
 
     /// Waits until no handler is open. Of use only once no new calls are accepted.
@@ -304,7 +305,7 @@ impl Calls {
         let id = self.number() | TRACKED | life;
         let begun = Instant::now();
         let entry = Entry { instance, by_client, begun, deadline, waiter: Some(waiter), handled: false };
-        self.open.fetch_add(1, Ordering::SeqCst);
+        self.open.begin();
         let mut table = self.table();
         if let Some(deadline) = deadline {
             table.earliest = Some(table.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
@@ -358,9 +359,7 @@ impl Calls {
     }
 
     fn handler_ended(&self) {
-        // A plugin that ends a counted call twice must not make the count wrap.
-        let ended = self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| open.checked_sub(1));
-        if ended == Ok(1) {
+        if self.open.end() {
             self.idle.notify_waiters();
         }
     }

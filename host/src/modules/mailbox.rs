@@ -21,6 +21,7 @@ use super::{
     call::{Call, Source},
     calls::{Calls, Tick},
     presence::{Hang, Presence},
+    switch::Phase,
 };
 
 /// Messages that wait in front of one generation. At 100,000 small messages a second it is full after 80 ms of a module
@@ -81,15 +82,6 @@ struct Queue {
     woken: bool,
     /// The thread waits on the condition.
     asleep: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// No calls, but whatever those inside need in order to end.
-    Draining,
-    /// Nothing.
-    Closed,
 }
 
 // === impl Mailbox ===
@@ -252,20 +244,13 @@ impl Mailbox {
 
     /// No new calls from now on.
     pub(crate) fn drain(&self) {
-        let mut queue = self.queue();
-        if queue.phase == Phase::Open {
-            queue.phase = Phase::Draining;
-        }
-        drop(queue);
+        self.queue().phase.drain();
         self.room.notify_waiters();
     }
 
     /// Takes calls again after [`drain`](Mailbox::drain), unless it was closed.
     pub(crate) fn reopen(&self) {
-        let mut queue = self.queue();
-        if queue.phase == Phase::Draining {
-            queue.phase = Phase::Open;
-        }
+        self.queue().phase.reopen();
     }
 
     /// Nothing from now on: the thread leaves after its turn.
