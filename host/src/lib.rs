@@ -30,3 +30,6 @@ mod store;
 mod values;
 mod wire;
 mod worker;
+
+#[doc(hidden)]
+pub use plugin::rig as bench;

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use muster_plugin_api::{Event, Manifest, Role, Schedule};
@@ -31,11 +31,18 @@ pub(crate) mod mailbox;
 pub(crate) mod presence;
 pub(crate) mod schedule;
 pub(crate) mod services;
+mod switch;
 
 use call::Call;
 use calls::Tick;
 use mailbox::{Mailbox, Refused};
 use presence::SLOW;
+use switch::Attempt;
+
+/// What `switch.rs` takes from `std`; its model has something else in this place.
+mod sync {
+    pub(crate) use std::sync::atomic::{AtomicUsize, Ordering};
+}
 
 /// How often overdue calls are looked for: a deadline is kept to a quarter of a second.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -167,30 +174,23 @@ impl Modules {
     ///
     /// # Errors
     /// The call comes back, with whoever waits for it.
-    pub(crate) fn route(&self, role: Role, id: &str, mut call: Call) -> Result<(), Rejected> {
-        let mut closed: Option<Arc<Routes>> = None;
-        loop {
-            let routes = self.routes.load();
-            let Some(route) = routes.of(role).get(id) else { return Err(Rejected::Unknown(call)) };
+    pub(crate) fn route(&self, role: Role, id: &str, call: Call) -> Result<(), Rejected> {
+        let load = || self.routes.load();
+        let is_same = |one: &Guard<Arc<Routes>>, other: &Guard<Arc<Routes>>| Arc::ptr_eq(one, other);
+        let handed = switch::hand_over(call, load, is_same, |routes, call| {
+            let Some(route) = routes.of(role).get(id) else { return Attempt::Over(Err(Rejected::Unknown(call))) };
             if !route.is_enabled() {
-                return Err(Rejected::Disabled(call));
+                return Attempt::Over(Err(Rejected::Disabled(call)));
             }
             let deadline = call.arrived + call.patience.or(route.deadline()).unwrap_or(self.deadline);
             match route.mailbox.post(route.instance, deadline, call) {
-                Ok(()) => return Ok(()),
-                Err(Refused::Full(back)) => return Err(Rejected::Full(back)),
-                Err(Refused::Unfit(back, why)) => return Err(Rejected::Unfit(back, why)),
-                Err(Refused::Closed(back)) => {
-                    // A generation is taken from the table before its mailbox closes, so the table has changed since
-                    // it was read. If it has not, the daemon is shutting down.
-                    if closed.as_ref().is_some_and(|closed| Arc::ptr_eq(closed, &routes)) {
-                        return Err(Rejected::Unknown(back));
-                    }
-                    closed = Some(routes.clone());
-                    call = back;
-                }
+                Ok(()) => Attempt::Over(Ok(())),
+                Err(Refused::Full(back)) => Attempt::Over(Err(Rejected::Full(back))),
+                Err(Refused::Unfit(back, why)) => Attempt::Over(Err(Rejected::Unfit(back, why))),
+                Err(Refused::Closed(back)) => Attempt::Closed(back),
             }
-        }
+        });
+        handed.unwrap_or_else(|back| Err(Rejected::Unknown(back)))
     }
 
     /// The route of a module, as it is now.

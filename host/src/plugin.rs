@@ -31,6 +31,8 @@ pub(crate) mod probation;
 pub(crate) mod quarantine;
 pub(crate) mod recorder;
 pub(crate) mod refusal;
+#[doc(hidden)]
+pub mod rig;
 pub(crate) mod settle;
 mod stage;
 pub(crate) mod status;

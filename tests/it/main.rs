@@ -20,6 +20,8 @@ mod monitor_life;
 mod node_peers;
 mod oracle;
 mod plugin_commands;
+mod plugin_crash;
+mod plugin_files;
 mod plugin_life;
 mod plugin_status;
 mod plugin_trust;

@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-#[cfg(test)]
 use tokio::sync::oneshot;
 
 use crate::{
@@ -65,8 +64,7 @@ pub(crate) struct ClientIdentity {
 pub(crate) enum Responder {
     /// A peer of this daemon.
     Session(Reply),
-    /// A test.
-    #[cfg(test)]
+    /// Somebody in this process: a test, or a bench.
     Channel(oneshot::Sender<OwnedOutcome>),
 }
 
@@ -82,7 +80,6 @@ pub(crate) enum Outcome<'a> {
 }
 
 /// An [`Outcome`] that travels.
-#[cfg(test)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OwnedOutcome {
     /// See [`Outcome::Answer`].
@@ -98,13 +95,11 @@ impl Responder {
     pub(crate) fn end(self, outcome: Outcome<'_>) {
         match self {
             Responder::Session(reply) => reply.end(outcome),
-            #[cfg(test)]
             Responder::Channel(sender) => drop(sender.send(outcome.into())),
         }
     }
 }
 
-#[cfg(test)]
 impl From<Outcome<'_>> for OwnedOutcome {
     fn from(outcome: Outcome<'_>) -> OwnedOutcome {
         match outcome {

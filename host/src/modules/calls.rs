@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use super::{
     breaker::{self, Breaker},
     call::{Call, Outcome, Responder, Source},
     latency::Latency,
+    switch::Open,
 };
 
 /// Ids with this bit have an entry in the table; the others are only counted.
@@ -38,7 +39,7 @@ pub(crate) struct Calls {
     table: Mutex<Table>,
     next: AtomicU64,
     /// Handlers that have not ended: entries and counted calls alike.
-    open: AtomicUsize,
+    open: Open,
     idle: Notify,
 }
 
@@ -113,7 +114,7 @@ impl Calls {
             breaker: Breaker::default(),
             table: Mutex::default(),
             next: AtomicU64::new(1),
-            open: AtomicUsize::new(0),
+            open: Open::none(),
             idle: Notify::new(),
         }
     }
@@ -141,7 +142,7 @@ impl Calls {
                 self.insert(instance, by_client, call.arrived, Some(deadline), Waiter::Caller(responder))
             }
             None => {
-                self.open.fetch_add(1, Ordering::SeqCst);
+                self.open.begin();
                 self.number()
             }
         }
@@ -299,7 +300,7 @@ impl Calls {
 
     /// How many handlers have not ended, those of calls in the mailbox included.
     pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::SeqCst)
+        self.open.count()
     }
 
     /// Waits until no handler is open. Of use only once no new calls are accepted.
@@ -317,7 +318,7 @@ impl Calls {
         let life = if matches!(waiter, Waiter::Life(..)) { LIFE } else { 0 };
         let id = self.number() | TRACKED | life;
         let entry = Entry { instance, by_client, begun, deadline, waiter: Some(waiter), handled: false };
-        self.open.fetch_add(1, Ordering::SeqCst);
+        self.open.begin();
         let mut table = self.table();
         if let Some(deadline) = deadline {
             table.earliest = Some(table.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
@@ -371,9 +372,7 @@ impl Calls {
     }
 
     fn handler_ended(&self) {
-        // A plugin that ends a counted call twice must not make the count wrap.
-        let ended = self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| open.checked_sub(1));
-        if ended == Ok(1) {
+        if self.open.end() {
             self.idle.notify_waiters();
         }
     }

@@ -78,7 +78,6 @@ pub(crate) fn overrun() -> u64 {
 fn refuse(call: Call, text: &str) {
     match call.responder {
         Some(Responder::Session(reply)) => reply.refuse(text),
-        #[cfg(test)]
         Some(Responder::Channel(_)) => {}
         None => {}
     }

@@ -21,6 +21,7 @@ use super::{
     call::{Call, Source},
     calls::{Calls, LifeEnd, Tick},
     presence::{Hang, Presence},
+    switch::Phase,
 };
 
 mod handover;
@@ -89,15 +90,6 @@ struct Queue {
     woken: bool,
     /// The thread waits on the condition.
     asleep: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// No calls, but whatever those inside need in order to end.
-    Draining,
-    /// Nothing.
-    Closed,
 }
 
 // === impl Mailbox ===
@@ -261,20 +253,13 @@ impl Mailbox {
 
     /// No new calls from now on.
     pub(crate) fn drain(&self) {
-        let mut queue = self.queue();
-        if queue.phase == Phase::Open {
-            queue.phase = Phase::Draining;
-        }
-        drop(queue);
+        self.queue().phase.drain();
         self.room.notify_waiters();
     }
 
     /// Takes calls again after [`drain`](Mailbox::drain), unless it was closed.
     pub(crate) fn reopen(&self) {
-        let mut queue = self.queue();
-        if queue.phase == Phase::Draining {
-            queue.phase = Phase::Open;
-        }
+        self.queue().phase.reopen();
     }
 
     /// Nothing from now on: the thread leaves after its turn.
