@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::plugin::{NewError, Unfit};
+use super::plugin::{DevError, NewError, Unfit};
 use crate::{client::ClientError, config::Faults, daemon::DaemonError, sandbox::SandboxError};
 
 /// Why a command did not do what it should.
@@ -20,6 +20,8 @@ pub(super) enum CliError {
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
     New(#[from] NewError),
+    #[error(transparent)]
+    Dev(#[from] DevError),
     #[error(transparent)]
     Unfit(Box<Unfit>),
     /// The module answered with an error: its words.
@@ -53,6 +55,7 @@ impl CliError {
             | CliError::Sandbox(_)
             | CliError::Runtime(_)
             | CliError::New(_)
+            | CliError::Dev(_)
             | CliError::Unfit(_)
             | CliError::Refused { .. }
             | CliError::NoModule(_)
@@ -88,6 +91,7 @@ impl CliError {
             | CliError::Sandbox(_)
             | CliError::Runtime(_)
             | CliError::New(_)
+            | CliError::Dev(_)
             | CliError::Unfit(_)
             | CliError::Refused { .. }
             | CliError::Plugin { .. }

@@ -17,10 +17,12 @@ use super::{
 
 mod change;
 mod check;
+mod dev;
 mod found;
 mod new;
 mod trial;
 
+pub(super) use dev::DevError;
 pub(super) use found::Unfit;
 pub(super) use new::NewError;
 
@@ -36,6 +38,8 @@ pub(super) enum PluginCommand {
     Check(check::Check),
     /// Load, call, reload and unload a file in temporary daemons, in both isolation modes; exit code 1 if it fails
     Test(trial::Trial),
+    /// Build a crate whenever a file of it changes, and replace it in a sandbox of a master and a monitor
+    Dev(dev::Dev),
     /// List the plugin files, what became of each, and what could not be unloaded
     List(Asking),
     /// Put a file into the plugin directory, and wait until it is served or refused
@@ -105,7 +109,7 @@ pub(super) struct OnePlugin {
 impl PluginCommand {
     pub(super) fn output(&self) -> Output {
         match self {
-            PluginCommand::New(_) => Output::Table,
+            PluginCommand::New(_) | PluginCommand::Dev(_) => Output::Table,
             PluginCommand::Check(check) => check.output,
             PluginCommand::Test(trial) => trial.output,
             PluginCommand::List(asking) => asking.output,
@@ -128,6 +132,7 @@ pub(super) async fn run(command: PluginCommand) -> Result<String, CliError> {
         PluginCommand::New(new) => new.run(),
         PluginCommand::Check(check) => check.run().await,
         PluginCommand::Test(trial) => trial.run().await,
+        PluginCommand::Dev(dev) => dev.run(&mut render::stdout()).await,
         PluginCommand::List(asking) => list(asking).await,
         PluginCommand::Install { file, name, plugins, ordering } => {
             change::install(file, name, plugins, &ordering).await
