@@ -96,6 +96,9 @@ pub struct PluginRoot {
     /// Makes the plugin, with no instances yet. The error is a sentence.
     #[sabi(last_prefix_field)]
     pub create: extern "C" fn(HostObj) -> RResult<PluginObj, RString>,
+    /// Does the job with this number, which the plugin asked for with [`ask::BLOCKING`]; on any thread, once. Returns when
+    /// it is done, or at once if it is not wanted any more. Missing in plugins that were built before 1.1.
+    pub run: extern "C" fn(u64),
 }
 
 impl RootModule for PluginRootRef {
@@ -172,6 +175,8 @@ pub mod ask {
     pub const FIGURES: u32 = 5;
     /// Start a server process from its info in `body`.
     pub const SPAWN: u32 = 6;
+    /// Have the job `n` done by [`PluginRoot::run`](super::PluginRoot::run) on a thread that may block.
+    pub const BLOCKING: u32 = 50;
 }
 
 /// Operations of [`HostApi::tell`].
@@ -219,6 +224,12 @@ pub mod tell {
     /// Code of the module is about to run, for a mail of kind `n`; 0 for a task of its own. Told before each piece of
     /// work in a turn, so that whoever watches from outside can say which handler does not return.
     pub const STEP: u32 = 21;
+    /// Metric: add `n` to the counter `a`.
+    pub const COUNT: u32 = 50;
+    /// Metric: set the gauge `a` to the number in `body`.
+    pub const GAUGE: u32 = 51;
+    /// Metric: note the number in `body` in the histogram `a`.
+    pub const OBSERVE: u32 = 52;
 }
 
 /// Reads of [`HostApi::query`].

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::process::Command;
@@ -29,10 +30,15 @@ impl Finished {
 
 /// Runs `muster ARGUMENTS…` to its end.
 pub async fn muster(arguments: &[&str]) -> Finished {
+    muster_within(PROCESS, &[], arguments).await
+}
+
+/// As [`muster`], with these variables in its environment, for a command that may take as long as `limit`.
+pub async fn muster_within(limit: Duration, variables: &[(&str, &str)], arguments: &[&str]) -> Finished {
     let mut command = Command::new(crate::daemon::binary());
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    command.env_remove("MUSTER_CONFIG").env("NO_COLOR", "1");
-    let output = within(&format!("muster {arguments:?}"), PROCESS, command.output()).await;
+    command.env_remove("MUSTER_CONFIG").env("NO_COLOR", "1").envs(variables.iter().copied());
+    let output = within(&format!("muster {arguments:?}"), limit, command.output()).await;
     let output = output.expect("the binary can be started");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("a command writes UTF-8");
     let code = output.status.code().unwrap_or_else(|| panic!("muster {arguments:?} was ended by {}", output.status));

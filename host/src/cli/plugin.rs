@@ -215,6 +215,11 @@ fn described(plugin: &Value, now: Duration) -> String {
         rows.push(vec!["probation".to_owned(), text]);
     }
     let mut text = render::table(&["", ""], rows.into_iter()).trim_start().to_owned();
+    let metrics = plugin["metrics"].as_array().map_or(&[][..], Vec::as_slice);
+    if !metrics.is_empty() {
+        text.push_str("\n\nmetrics of its modules:\n");
+        text.push_str(&render::table(&["MODULE", "ROLE", "NAME", "KIND", "VALUE"], metrics.iter().map(metric)));
+    }
     let history = plugin["history"].as_array().map_or(&[][..], Vec::as_slice);
     if !history.is_empty() {
         text.push_str("\n\nhistory:\n");
@@ -225,6 +230,15 @@ fn described(plugin: &Value, now: Duration) -> String {
         text.push_str(&render::table(&["AGO", "BY", "FROM", "TO", "OUTCOME"], rows));
     }
     text
+}
+
+/// A metric, as a row; of a histogram what was noted on average.
+fn metric(metric: &Value) -> Vec<String> {
+    let mut row = fields(metric, ["module", "role", "name", "kind", "value"]).to_vec();
+    if let (Some(count), Some(sum)) = (metric["count"].as_u64(), metric["sum"].as_f64()) {
+        row[4] = format!("{count} values, {:.3} on average", sum / count.max(1) as f64);
+    }
+    row
 }
 
 async fn order(action: &'static str, OnePlugin { name, asking }: OnePlugin) -> Result<String, CliError> {
