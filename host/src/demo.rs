@@ -57,7 +57,7 @@ impl Demo {
     pub async fn run(self, out: &mut (impl Write + Send)) -> Result<(), SandboxError> {
         let mut sandbox = Sandbox::new(self.executable.clone(), &self.plugins, &["modules.timeReport.interval=2"])?;
         let ended = self.live(&mut sandbox, out).await;
-        sandbox.end(&mut |line| show_line(out, &line)).await;
+        sandbox.end(&mut |line| line.show(out)).await;
         ended
     }
 
@@ -65,9 +65,9 @@ impl Demo {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("listen for signals"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed("listen for signals"))?;
 
-        let address = sandbox.master(&self.listen, &mut |line| show_line(out, &line)).await?;
+        let address = sandbox.master(&self.listen, &mut |line| line.show(out)).await?;
         for server in SERVERS {
-            sandbox.monitor(server, &[], &mut |line| show_line(out, &line)).await?;
+            sandbox.monitor(server, &[], &mut |line| line.show(out)).await?;
         }
         let client = sandbox.client().await?;
         self.explain(&address, out);
@@ -80,7 +80,7 @@ impl Demo {
             tokio::select! {
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
-                line = sandbox.line() => show_line(out, &line),
+                line = sandbox.line() => line.show(out),
                 _ = look.tick() => {
                     looks += 1;
                     show_plugins(&client, &mut plugins, out).await;
@@ -141,11 +141,6 @@ async fn show_times(client: &Client, out: &mut impl Write) {
     }
 }
 
-fn show_line(out: &mut impl Write, line: &Line) {
-    show(out, &line.name, &line.text);
-}
-
 fn show(out: &mut impl Write, name: &str, text: &str) {
-    // A terminal that is gone ends the demo soon enough.
-    drop(writeln!(out, "{name:>18} │ {text}"));
+    Line::by(name, text).show(out);
 }

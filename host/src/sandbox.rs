@@ -4,7 +4,7 @@
 //! share one directory of plugins, listen on this machine only, and end with the sandbox.
 
 use std::{
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -148,7 +148,7 @@ impl Sandbox {
     /// The next line that a daemon writes. Cancel safe.
     pub(crate) async fn line(&mut self) -> Line {
         // The sandbox holds a sender itself.
-        self.written.recv().await.unwrap_or_else(|| Line::of("sandbox", ""))
+        self.written.recv().await.unwrap_or_else(|| Line::by("sandbox", ""))
     }
 
     /// A line that is there already.
@@ -164,8 +164,8 @@ impl Sandbox {
                 && rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_ok()
             {
                 match timeout(END_WITHIN, process.wait()).await {
-                    Ok(Ok(status)) => tell(Line::of(&name, &format!("ended, {status}"))),
-                    Ok(Err(_)) | Err(_) => tell(Line::of(&name, "did not end in time and is killed")),
+                    Ok(Ok(status)) => tell(Line::by(&name, &format!("ended, {status}"))),
+                    Ok(Err(_)) | Err(_) => tell(Line::by(&name, "did not end in time and is killed")),
                 }
             }
         }
@@ -235,11 +235,22 @@ impl Sandbox {
 }
 
 impl Line {
+    /// A line that no daemon wrote.
+    pub(crate) fn by(name: &str, text: &str) -> Line {
+        Line { name: name.to_owned(), text: text.to_owned(), is_error: false }
+    }
+
+    /// Writes it, with who wrote it.
+    pub(crate) fn show(&self, out: &mut impl Write) {
+        // A terminal that is gone ends what it shows soon enough.
+        drop(writeln!(out, "{:>18} │ {}", self.name, self.text));
+    }
+
     /// A line of a daemon's JSON log, for people; anything else as it is.
     fn of(name: &str, line: &str) -> Line {
         let name = name.to_owned();
         let Ok(Value::Object(entry)) = serde_json::from_str(line) else {
-            return Line { name, text: line.to_owned(), is_error: false };
+            return Line::by(&name, line);
         };
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let fields = entry.get("fields").and_then(Value::as_object);

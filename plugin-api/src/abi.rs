@@ -96,6 +96,9 @@ pub struct PluginRoot {
     /// Makes the plugin, with no instances yet. The error is a sentence.
     #[sabi(last_prefix_field)]
     pub create: extern "C" fn(HostObj) -> RResult<PluginObj, RString>,
+    /// Does the job with this number, which the plugin asked for with [`ask::BLOCKING`]; on any thread, once. Returns when
+    /// it is done, or at once if it is not wanted any more. Missing in plugins that were built before 1.1.
+    pub run: extern "C" fn(u64),
 }
 
 impl RootModule for PluginRootRef {
@@ -181,6 +184,8 @@ pub mod ask {
     pub const PROFILE: u32 = 8;
     /// Monitor: end the program that it wraps, and start it again. The answer's body is the new pid.
     pub const RESTART: u32 = 20;
+    /// Have the job `n` done by [`PluginRoot::run`](super::PluginRoot::run) on a thread that may block.
+    pub const BLOCKING: u32 = 50;
 }
 
 /// Operations of [`HostApi::tell`].
@@ -234,6 +239,12 @@ pub mod tell {
     pub const KILL: u32 = 40;
     /// Master: server `a` is about to leave because somebody ordered it, so it is not to be brought back.
     pub const EXPECT_LEAVE: u32 = 41;
+    /// Metric: add `n` to the counter `a`.
+    pub const COUNT: u32 = 50;
+    /// Metric: set the gauge `a` to the number in `body`.
+    pub const GAUGE: u32 = 51;
+    /// Metric: note the number in `body` in the histogram `a`.
+    pub const OBSERVE: u32 = 52;
 }
 
 /// Reads of [`HostApi::query`].

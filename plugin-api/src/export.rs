@@ -74,11 +74,15 @@ macro_rules! export_modules {
                 $crate::__private::manifest(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), panic, EXPORTS)
             }
 
+            extern "C" fn run(job: u64) {
+                $crate::__private::run(job);
+            }
+
             extern "C" fn create(host: HostObj) -> RResult<PluginObj, RString> {
                 $crate::__private::create(host, EXPORTS)
             }
 
-            const ROOT: &WithMetadata<PluginRoot> = &WithMetadata::new(PluginRoot { manifest, create });
+            const ROOT: &WithMetadata<PluginRoot> = &WithMetadata::new(PluginRoot { manifest, create, run });
 
             fn root() -> PluginRootRef {
                 PluginRootRef(ROOT.static_as_prefix())

@@ -82,12 +82,14 @@
 pub mod abi;
 mod agent;
 mod app;
+mod blocking;
 mod event;
 mod export;
 #[cfg(feature = "loader")]
 pub mod loader;
 mod manifest;
 mod message;
+mod metrics;
 mod module;
 mod profile;
 mod rpc;
@@ -104,6 +106,7 @@ pub use app::{App, Figures, Info};
 pub use event::{Event, Server};
 pub use manifest::{Commands, Manifest, PluginManifest, Role};
 pub use message::{Answer, Body, HandlerResult, Json, ModuleError, RequestError};
+pub use metrics::Metrics;
 pub use module::{Caller, ClientCall, Context, Imported, Input, Message, Module, Options, Peer, State};
 pub use profile::{CpuProfile, ProfileFormat};
 pub use rpc::{Callee, RpcTarget};
@@ -122,6 +125,7 @@ pub mod __private {
 
     pub use crate::{
         abi::{HostObj, PluginObj, PluginRoot, PluginRootRef},
+        blocking::run,
         export::{create, manifest},
         runtime::Export,
     };

@@ -110,6 +110,12 @@ impl Library {
         self.root.create()(host).into_result().map_err(|error| error.as_str().to_owned())
     }
 
+    /// What does the jobs that the plugin hands out ([`BLOCKING`](crate::abi::ask::BLOCKING)); none in a plugin of the first
+    /// version. To be called only while the library is open: until it returns, it must not be closed.
+    pub fn run(&self) -> Option<extern "C" fn(u64)> {
+        self.root.run()
+    }
+
     /// Forgets the interface.
     pub fn retire(self) -> Mapped {
         self.mapped

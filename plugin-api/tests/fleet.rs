@@ -65,6 +65,19 @@ impl Module for Errand {
                 call.require_level(level.parse().map_err(|_| "no number")?)?;
                 Ok(Answer::done())
             }
+            ["block", how] => {
+                let (here, how) = (std::thread::current().id(), how.to_owned());
+                let elsewhere = agent.spawn_blocking(move || match how.as_str() {
+                    "panic" => panic!("in the job"),
+                    _ => std::thread::current().id() != here,
+                });
+                Ok(Answer::ok(json!(elsewhere.await?)))
+            }
+            ["measure"] => {
+                let metrics = agent.metrics();
+                let kept = [metrics.count("asked", 2), metrics.gauge("load", 0.5), metrics.observe("seconds", 1.5)];
+                Ok(Answer::ok(json!(kept)))
+            }
             ["log"] => {
                 agent.log_with(Level::Warn, "seen", &json!({ "n": 1 }));
                 agent.audit("done", &json!({ "by": call.caller.user }));
@@ -148,6 +161,22 @@ fn time_passes_for_who_sleeps_and_for_who_is_silent() {
     assert_eq!(fleet.call("errand", json!(["silence"])), Outcome::TimedOut);
     assert_eq!(fleet.now(), Duration::from_secs(29));
     assert_eq!(fleet.call("errand", json!(["sleep", "60"])), Outcome::TimedOut, "the deadline is 15 s");
+}
+
+#[test]
+fn work_that_blocks_is_done_on_another_thread_and_its_panic_is_an_error() {
+    let mut fleet = fleet();
+    assert!(fleet.call("errand", json!(["block", "fine"])).parse::<bool>());
+    assert_eq!(fleet.call("errand", json!(["block", "panic"])).error(), "panicked: in the job");
+}
+
+#[test]
+fn what_is_measured_is_in_the_transcript() {
+    let mut fleet = fleet();
+    assert_eq!(fleet.call("errand", json!(["measure"])).parse::<Vec<bool>>(), [true; 3]);
+    for line in ["count asked 2", "gauge load 0.5", "observe seconds 1.5"] {
+        assert!(fleet.transcript().contains(line), "{}", fleet.transcript());
+    }
 }
 
 #[test]

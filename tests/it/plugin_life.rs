@@ -399,7 +399,7 @@ async fn row_12_calls_in_flight_end_in_the_old_generation_and_one_that_takes_too
     let mut peer = Peer::admin(address, "client").await;
     let mut observer = Peer::admin(address, "observer").await;
     put(&master, "versioned.so", &content("versioned_v1"));
-    until_version(&mut observer, "1.").await;
+    until_version(&mut observer, "versioned", "1.").await;
     let endless = peer.send_request("versioned", json!({ "n": 0, "delay_ms": 60_000 })).await;
     let mut ids = Vec::new();
     for n in 1..100 {
@@ -407,7 +407,7 @@ async fn row_12_calls_in_flight_end_in_the_old_generation_and_one_that_takes_too
     }
     assert!(peer.settle().await, "all have arrived");
     put(&master, "versioned.so", &content("versioned_v2"));
-    until_version(&mut observer, "2.").await;
+    until_version(&mut observer, "versioned", "2.").await;
     for id in ids {
         assert_eq!(peer.response(id).await["body"]["version"], 1);
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -30,7 +31,14 @@ impl Finished {
 
 /// Runs `muster ARGUMENTS…` to its end.
 pub async fn muster(arguments: &[&str]) -> Finished {
-    muster_reading("", arguments).await
+    muster_within(PROCESS, &[], arguments).await
+}
+
+/// As [`muster`], with these variables in its environment, for a command that may take as long as `limit`.
+pub async fn muster_within(limit: Duration, variables: &[(&str, &str)], arguments: &[&str]) -> Finished {
+    let mut command = program();
+    command.args(arguments).envs(variables.iter().copied());
+    finished("", command, limit).await
 }
 
 /// Runs `muster ARGUMENTS…` to its end, with something to read on standard input.
@@ -41,7 +49,11 @@ pub async fn muster_reading(input: &str, arguments: &[&str]) -> Finished {
 }
 
 /// Runs a command to its end, with something to read on standard input.
-pub async fn reading(input: &str, mut command: Command) -> Finished {
+pub async fn reading(input: &str, command: Command) -> Finished {
+    finished(input, command, PROCESS).await
+}
+
+async fn finished(input: &str, mut command: Command, limit: Duration) -> Finished {
     let what = format!("{:?}", command.as_std());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary can be started");
@@ -49,7 +61,7 @@ pub async fn reading(input: &str, mut command: Command) -> Finished {
     // A command that reads nothing may have ended.
     drop(stdin.write_all(input.as_bytes()).await);
     drop(stdin);
-    let output = within(&what, PROCESS, child.wait_with_output()).await;
+    let output = within(&what, limit, child.wait_with_output()).await;
     let output = output.expect("a child can be waited for");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("a command writes UTF-8");
     let code = output.status.code().unwrap_or_else(|| panic!("{what} was ended by {}", output.status));

@@ -12,6 +12,7 @@
 //!
 //! Nothing here returns errors: a kit that cannot do its work panics with a sentence that says why.
 
+pub mod author;
 pub mod deadline;
 pub mod output;
 

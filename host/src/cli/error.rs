@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::plugin::{NewError, Unfit};
+use super::plugin::{DevError, NewError, Unfit};
 use crate::{
     client::ClientError,
     config::{Faults, users::UsersError},
@@ -28,6 +28,8 @@ pub(super) enum CliError {
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
     New(#[from] NewError),
+    #[error(transparent)]
+    Dev(#[from] DevError),
     #[error(transparent)]
     Unfit(Box<Unfit>),
     /// The module answered with an error: its words.
@@ -99,6 +101,7 @@ impl CliError {
             | CliError::Sandbox(_)
             | CliError::Runtime(_)
             | CliError::New(_)
+            | CliError::Dev(_)
             | CliError::Unfit(_)
             | CliError::Refused { .. }
             | CliError::NoModule(_)
@@ -153,6 +156,7 @@ impl CliError {
             | CliError::Sandbox(_)
             | CliError::Runtime(_)
             | CliError::New(_)
+            | CliError::Dev(_)
             | CliError::Unfit(_)
             | CliError::Refused { .. }
             | CliError::WhichServer

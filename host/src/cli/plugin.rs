@@ -19,10 +19,12 @@ use super::{
 
 mod change;
 mod check;
+mod dev;
 mod found;
 mod new;
 mod trial;
 
+pub(super) use dev::DevError;
 pub(super) use found::Unfit;
 pub(super) use new::NewError;
 
@@ -38,6 +40,8 @@ pub(super) enum PluginCommand {
     Check(check::Check),
     /// Load, call, reload and unload a file in temporary daemons, in both isolation modes; exit code 1 if it fails
     Test(trial::Trial),
+    /// Build a crate whenever a file of it changes, and replace it in a sandbox of a master and a monitor
+    Dev(dev::Dev),
     /// List the plugin files, what became of each, and what could not be unloaded
     List,
     /// Put a file into the plugin directory, and wait until it is served or refused
@@ -107,6 +111,7 @@ pub(super) async fn run(command: PluginCommand, session: &Session) -> Result<Sho
         PluginCommand::New(new) => Ok(Shown::Text(new.run()?)),
         PluginCommand::Check(check) => check.run().await,
         PluginCommand::Test(trial) => trial.run().await,
+        PluginCommand::Dev(dev) => Ok(Shown::Text(dev.run(&mut render::stdout()).await?)),
         PluginCommand::List => list(session).await,
         PluginCommand::Install { file, name, plugins, ordering } => {
             change::install(file, name, plugins, &ordering, session).await
@@ -183,6 +188,11 @@ fn described(plugin: &Value, now: Duration) -> String {
         rows.push(vec!["probation".to_owned(), text]);
     }
     let mut text = render::table(&["", ""], rows.into_iter()).trim_start().to_owned();
+    let metrics = plugin["metrics"].as_array().map_or(&[][..], Vec::as_slice);
+    if !metrics.is_empty() {
+        text.push_str("\n\nmetrics of its modules:\n");
+        text.push_str(&render::table(&["MODULE", "ROLE", "NAME", "KIND", "VALUE"], metrics.iter().map(metric)));
+    }
     let history = plugin["history"].as_array().map_or(&[][..], Vec::as_slice);
     if !history.is_empty() {
         text.push_str("\n\nhistory:\n");
@@ -193,6 +203,15 @@ fn described(plugin: &Value, now: Duration) -> String {
         text.push_str(&render::table(&["AGO", "BY", "FROM", "TO", "OUTCOME"], rows));
     }
     text
+}
+
+/// A metric, as a row; of a histogram what was noted on average.
+fn metric(metric: &Value) -> Vec<String> {
+    let mut row = fields(metric, ["module", "role", "name", "kind", "value"]).to_vec();
+    if let (Some(count), Some(sum)) = (metric["count"].as_u64(), metric["sum"].as_f64()) {
+        row[4] = format!("{count} values, {:.3} on average", sum / count.max(1) as f64);
+    }
+    row
 }
 
 async fn order(action: &'static str, OnePlugin { name }: OnePlugin, session: &Session) -> Result<Shown, CliError> {

@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -23,7 +23,9 @@ use super::{
     call::Source,
     calls::Calls,
     host::{Host, HostSide},
+    jobs::Jobs,
     mailbox::{Mailbox, Post},
+    metrics::Metrics,
     presence::Presence,
     services::Services,
 };
@@ -59,6 +61,8 @@ pub(crate) struct Actor {
     pub(crate) presence: Arc<Presence>,
     /// What is known of its worker, if it has one.
     pub(crate) worker: Option<Arc<worker::Figures>>,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) metrics: Arc<Metrics>,
     thread: Option<JoinHandle<Left>>,
 }
 
@@ -98,8 +102,16 @@ impl Actor {
         let mailbox = Arc::new(Mailbox::new(Arc::new(Calls::new(instances.clone()))));
         let presence = mailbox.presence().clone();
         let (ready, created) = oneshot::channel();
-        let host =
-            Host { generation, instances: instances.clone(), mailbox: mailbox.clone(), runtime: Handle::current() };
+        let (jobs, metrics) = (Arc::<Jobs>::default(), Arc::<Metrics>::default());
+        let host = Host {
+            generation,
+            instances: instances.clone(),
+            mailbox: mailbox.clone(),
+            runtime: Handle::current(),
+            jobs: jobs.clone(),
+            runner: OnceLock::new(),
+            metrics: metrics.clone(),
+        };
         let thread = std::thread::Builder::new().name(thread_name(stem, generation)).stack_size(STACK);
         let (staged, inside) = (path.clone(), presence.clone());
         let (worker, thread) = match place {
@@ -110,7 +122,8 @@ impl Actor {
                 (Some(figures), thread.spawn(move || bridge.live(ready))?)
             }
         };
-        Ok((Actor { generation, path, instances, mailbox, presence, worker, thread: Some(thread) }, created))
+        let thread = Some(thread);
+        Ok((Actor { generation, path, instances, mailbox, presence, worker, jobs, metrics, thread }, created))
     }
 
     /// Takes the thread, in order to join it.
@@ -144,6 +157,8 @@ fn live(path: &std::path::Path, host: Host, presence: &Presence, ready: oneshot:
             return Left { library: None, bystanders };
         }
     };
+    let runner = library.run().map(OnceLock::from).unwrap_or_default();
+    let host = Host { runner, ..host };
     let host: HostObj = HostApi_TO::from_ptr(RArc::new(HostSide(Arc::new(host))), TD_Opaque);
     match presence.enter(|| library.create(host)) {
         Ok(plugin) => {

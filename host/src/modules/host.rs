@@ -2,7 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -15,7 +15,9 @@ use tokio::runtime::Handle;
 
 use super::{
     actor::Instance,
+    jobs::Jobs,
     mailbox::Mailbox,
+    metrics::Metrics,
     presence::Step,
     services::{Asker, Operation},
 };
@@ -27,6 +29,10 @@ pub(crate) struct Host {
     pub(crate) instances: Arc<[Instance]>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) runtime: Handle,
+    pub(crate) jobs: Arc<Jobs>,
+    /// What does the plugin's jobs; none if it has no such thing, or runs in a worker, which does them itself.
+    pub(crate) runner: OnceLock<extern "C" fn(u64)>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// The host, as a plugin in this process holds it.
@@ -67,13 +73,21 @@ impl Host {
         if operation.op == ask::SLEEP {
             return self.sleep(asker, Duration::from_millis(operation.n));
         }
+        if operation.op == ask::BLOCKING {
+            return self.have_done(asker, operation.n);
+        }
         described.services.ask(&described.module, asker, operation);
     }
 
     /// Does an operation at once, as `HostApi::tell` says.
     pub(crate) fn tell(&self, instance: u32, operation: Operation<'_>) -> i64 {
         const REFUSED: i64 = -1;
-        self.instance(instance).map_or(REFUSED, |described| described.services.tell(&described.module, operation))
+        self.instance(instance).map_or(REFUSED, |described| {
+            if Metrics::concerns(operation.op) {
+                return i64::from(self.metrics.note(described, operation));
+            }
+            described.services.tell(&described.module, operation)
+        })
     }
 
     /// Reads something, as `HostApi::query` says.
@@ -86,6 +100,28 @@ impl Host {
     /// The instance, unless this generation is gone: a thread that a plugin left behind may still hold the host.
     fn instance(&self, number: u32) -> Option<&Instance> {
         Instance::of(&self.instances, number).filter(|_| !self.mailbox.is_closed())
+    }
+
+    /// Has a job of the plugin done on a thread that may block.
+    fn have_done(&self, asker: Asker, job: u64) {
+        let Some(run) = self.runner.get().copied() else {
+            // The worker tells of what it has done.
+            return asker.answer(&[], &[]);
+        };
+        let waiting = Arc::new(Mutex::new(Some(asker)));
+        let asker = waiting.clone();
+        let end = |waiting: &Mutex<Option<Asker>>| waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self.jobs.submit(move || {
+            run(job);
+            if let Some(asker) = end(&asker) {
+                asker.answer(&[], &[]);
+            }
+        });
+        if let Err(reason) = taken
+            && let Some(asker) = end(&waiting)
+        {
+            asker.fail(RequestError::Refused(reason.to_string()));
+        }
     }
 
     /// The same in every role, so it is done here.

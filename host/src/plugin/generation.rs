@@ -223,6 +223,7 @@ impl Running {
             figures: self.actor.mailbox.calls().figures().clone(),
             presence: self.actor.presence.clone(),
             worker: self.actor.worker.clone(),
+            metrics: self.actor.metrics.clone(),
             handover: self.handover.clone(),
         }
     }

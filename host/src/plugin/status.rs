@@ -14,6 +14,7 @@ use crate::{
     ids::Generation,
     modules::{
         calls::Figures,
+        metrics::Metrics,
         presence::{Hang, Presence},
     },
     worker,
@@ -82,6 +83,8 @@ pub(crate) struct Serving {
     pub(crate) since: SystemTime,
     pub(crate) figures: Arc<Figures>,
     pub(crate) presence: Arc<Presence>,
+    /// What its modules measure.
+    pub(crate) metrics: Arc<Metrics>,
     /// Of a plugin in a process of its own.
     pub(crate) worker: Option<Arc<worker::Figures>>,
     /// What it was given of the state of the one before.
@@ -179,6 +182,7 @@ impl Serving {
             "timeouts": count(&self.figures.timeouts),
             "unclaimedReplies": count(&self.figures.unclaimed),
             "ticksSkipped": count(&self.figures.ticks_skipped),
+            "metrics": self.metrics.to_json(),
             "isolation": if self.worker.is_some() { "process" } else { "thread" },
             "worker": self.worker.as_ref().map(|worker| json!({
                 "pid": worker.pid(),

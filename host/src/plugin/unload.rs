@@ -8,7 +8,7 @@ use std::{
     fs, io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime},
 };
@@ -20,7 +20,10 @@ use tokio::sync::oneshot;
 use super::{elf::Facts, recorder::Plate};
 use crate::{
     ids::Generation,
-    modules::actor::{Actor, Left},
+    modules::{
+        actor::{Actor, Left},
+        jobs::Jobs,
+    },
 };
 
 /// How long a thread may take from the closing of its mailbox to its end, destructors included.
@@ -61,6 +64,7 @@ pub(crate) struct Leftover {
     pub(crate) since: SystemTime,
     path: PathBuf,
     facts: Facts,
+    jobs: Arc<Jobs>,
     held: Held,
 }
 
@@ -101,7 +105,9 @@ enum Trace {
 /// What is left if the library is still mapped afterwards.
 pub(crate) async fn unload(actor: Actor, facts: Facts) -> Result<(), Box<Leftover>> {
     let (generation, path, presence) = (actor.generation, actor.path.clone(), actor.presence.clone());
+    let jobs = actor.jobs.clone();
     actor.mailbox.close();
+    jobs.close();
     let tid = presence.tid();
     let thread = actor.into_thread();
     let mut leftover = Leftover {
@@ -111,15 +117,19 @@ pub(crate) async fn unload(actor: Actor, facts: Facts) -> Result<(), Box<Leftove
         since: SystemTime::now(),
         path,
         facts,
+        jobs,
         held: Held::Thread(tid, thread),
     };
     let patience = Instant::now() + JOIN_TIMEOUT;
-    while !leftover.thread_is_gone() {
+    while !leftover.is_left() {
         if Instant::now() >= patience {
-            let inside = presence.inside_for().map_or_else(
-                || "its thread does not end".to_owned(),
-                |inside| format!("its thread is inside a handler since {:.0} s", inside.as_secs_f64()),
-            );
+            let inside = match (presence.inside_for(), leftover.jobs.running_for()) {
+                (Some(inside), _) => format!("its thread is inside a handler since {:.0} s", inside.as_secs_f64()),
+                (None, Some(job)) => {
+                    format!("a job of it (`spawn_blocking`) is running since {:.0} s", job.as_secs_f64())
+                }
+                (None, None) => "its thread does not end".to_owned(),
+            };
             return Err(leftover.because(inside));
         }
         tokio::time::sleep(JOIN_LOOK).await;
@@ -133,12 +143,13 @@ impl Leftover {
     /// # Errors
     /// What is left if the library is still mapped.
     pub(crate) async fn retry(mut self) -> Result<(), Box<Leftover>> {
-        if !self.thread_is_gone() {
+        if !self.is_left() {
             return Err(self.into());
         }
         // Not on a thread of the runtime: the library's destructors run in there, and may not return.
         let (done, outcome) = oneshot::channel();
         let (generation, since, path, facts) = (self.generation, self.since, self.path.clone(), self.facts.clone());
+        let jobs = self.jobs.clone();
         let work = move || {
             // Two that unload at a time are not inside each other's library.
             let _mark = HostThread::mark();
@@ -146,7 +157,8 @@ impl Leftover {
             drop(done.send(self.finish()));
         };
         let lost = |reason: &str| {
-            let left = Leftover { generation, since, path, facts, held: Held::Closed, reason: String::new(), bytes: 0 };
+            let held = Held::Closed;
+            let left = Leftover { generation, since, path, facts, jobs, held, reason: String::new(), bytes: 0 };
             Err(left.because(reason.to_owned()))
         };
         if let Err(error) = std::thread::Builder::new().name("m-unload".to_owned()).stack_size(STACK).spawn(work) {
@@ -205,6 +217,11 @@ impl Leftover {
             tracing::debug!(path = %self.path.display(), %error, "staged copy stays");
         }
         Ok(())
+    }
+
+    /// Whether nothing runs any more that belongs to it: neither its thread nor a job.
+    fn is_left(&mut self) -> bool {
+        self.thread_is_gone() && self.jobs.running_for().is_none()
     }
 
     /// Whether the thread has left the system, so that joining it takes no time: not just its closure, its destructors too.

@@ -19,7 +19,7 @@ use abi_stable::{
     std_types::{RArc, RSlice, RStr, RVec},
 };
 use muster_plugin_api::{
-    abi::{HostApi, HostApi_TO, Mail, PluginObj, tell},
+    abi::{HostApi, HostApi_TO, Mail, PluginObj, ask, tell},
     loader::Library,
 };
 use rustix::process::{Resource, Rlimit, Signal};
@@ -28,6 +28,7 @@ use super::{
     Limits,
     frame::{Incoming, Parcel, ToHost, ToWorker},
 };
+use crate::modules::jobs::Jobs;
 
 /// How long the daemon may take to answer a tell or query; it takes microseconds. One that is stopped takes longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -38,7 +39,12 @@ const REFUSED: i64 = -1;
 
 /// The daemon, as the plugin sees it.
 #[derive(Clone)]
-struct Remote(Arc<Link>);
+struct Remote {
+    link: Arc<Link>,
+    jobs: Arc<Jobs>,
+    /// What does the plugin's jobs, if it has any.
+    run: Option<extern "C" fn(u64)>,
+}
 
 /// The socket, seen from the worker. What arrives is read by the plugin's thread alone.
 struct Link {
@@ -94,12 +100,15 @@ fn work(path: &Path, limits: &Limits) -> io::Result<()> {
         hearing: Mutex::default(),
         woken: AtomicBool::new(false),
     });
-    let host = HostApi_TO::from_ptr(RArc::new(Remote(link.clone())), TD_Opaque);
     let created = limits
         .confine()
         .map_err(|error| format!("its limits cannot be set ({error})"))
         .and_then(|()| Library::open(path))
-        .and_then(|library| Ok((library.create(host)?, library)));
+        .and_then(|library| {
+            let remote = Remote { link: link.clone(), jobs: Arc::default(), run: library.run() };
+            let host = HostApi_TO::from_ptr(RArc::new(remote), TD_Opaque);
+            Ok((library.create(host)?, library))
+        });
     match created {
         Ok((plugin, _library)) => {
             link.say(&ToHost::Created { error: "" });
@@ -229,15 +238,31 @@ impl Hearing {
 
 impl HostApi for Remote {
     fn log(&self, instance: u32, level: u32, message: RStr<'_>, fields: RStr<'_>) {
-        self.0.say(&ToHost::Log { instance, level, message: message.as_str(), fields: fields.as_str() });
+        self.link.say(&ToHost::Log { instance, level, message: message.as_str(), fields: fields.as_str() });
     }
 
     fn reply(&self, call: u64, status: u32, error: RSlice<'_, u8>, body: RSlice<'_, u8>) {
-        self.0.say(&ToHost::Reply { call, status, error: error.as_slice(), body: body.as_slice() });
+        self.link.say(&ToHost::Reply { call, status, error: error.as_slice(), body: body.as_slice() });
     }
 
     fn ask(&self, instance: u32, id: u64, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) {
-        self.0.say(&ToHost::Ask { instance, id, op, a: a.as_str(), b: b.as_str(), n, body: body.as_slice() });
+        match self.run {
+            // Done here; the daemon is told when it is, and tells the plugin.
+            Some(run) if op == ask::BLOCKING => {
+                let link = self.link.clone();
+                let taken = self.jobs.submit(move || {
+                    run(n);
+                    link.say(&ToHost::Ask { instance, id, op, a: "", b: "", n, body: &[] });
+                });
+                if taken.is_err() {
+                    // The plugin finds that it was not.
+                    self.link.say(&ToHost::Ask { instance, id, op, a: "", b: "", n, body: &[] });
+                }
+            }
+            _ => {
+                self.link.say(&ToHost::Ask { instance, id, op, a: a.as_str(), b: b.as_str(), n, body: body.as_slice() })
+            }
+        }
     }
 
     fn tell(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) -> i64 {
@@ -246,19 +271,19 @@ impl HostApi for Remote {
             return 1;
         }
         let (a, b, body) = (a.as_str(), b.as_str(), body.as_slice());
-        let answer = self.0.ask(|id| ToHost::Tell { id, instance, op, a, b, n, body });
+        let answer = self.link.ask(|id| ToHost::Tell { id, instance, op, a, b, n, body });
         answer.map_or(REFUSED, |(result, _)| result)
     }
 
     fn query(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>) -> RVec<u8> {
         let (a, b) = (a.as_str(), b.as_str());
-        let answer = self.0.ask(|id| ToHost::Query { id, instance, op, a, b });
+        let answer = self.link.ask(|id| ToHost::Query { id, instance, op, a, b });
         answer.map(|(_, body)| body).unwrap_or_default().into()
     }
 
     fn wake(&self) {
-        if !self.0.woken.swap(true, Ordering::SeqCst) {
-            self.0.say(&ToHost::Wake);
+        if !self.link.woken.swap(true, Ordering::SeqCst) {
+            self.link.say(&ToHost::Wake);
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     abi::{HostApi_TO, HostObj, PluginObj, RawPlugin_TO, kind},
+    blocking::run,
     event::Event,
     loader::Library,
     manifest::{Manifest, Role},
@@ -44,6 +45,17 @@ impl Source {
         match self {
             Source::Code(exports) => Ok(fence(|| exports.iter().map(|export| (export.manifest)()).collect())?),
             Source::Library(_, manifests) => Ok(manifests.to_vec()),
+        }
+    }
+
+    /// What does the jobs of the plugin; none in one of the first version of the interface.
+    pub(super) fn runner(&self) -> Option<extern "C" fn(u64)> {
+        extern "C" fn own(job: u64) {
+            run(job);
+        }
+        match self {
+            Source::Code(_) => Some(own),
+            Source::Library(library, _) => library.run(),
         }
     }
 

@@ -213,7 +213,7 @@ impl Room {
                 return (1, Some(Event::Blacklisted { addresses: body.parse().unwrap_or_default() }));
             }
             tell::PUBLISH_CONNECTIONS => self.connections = body.clone(),
-            tell::STOP | tell::AUDIT => {}
+            tell::STOP | tell::AUDIT | tell::COUNT | tell::GAUGE | tell::OBSERVE => {}
             // Of a later version of the interface than this harness.
             _ => return (-1, None),
         }
@@ -235,6 +235,9 @@ fn words(op: u32) -> &'static str {
         tell::BLACKLIST => "blacklist",
         tell::STOP => "stop the daemon",
         tell::AUDIT => "audit",
+        tell::COUNT => "count",
+        tell::GAUGE => "gauge",
+        tell::OBSERVE => "observe",
         tell::PUBLISH_CONNECTIONS => "publish connections",
         _ => "something unknown",
     }
@@ -280,7 +283,7 @@ impl HostApi for Desk {
         world.said.push_back((self.index, said));
     }
 
-    fn tell(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>, _n: u64, body: RSlice<'_, u8>) -> i64 {
+    fn tell(&self, instance: u32, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) -> i64 {
         if op == tell::STEP {
             return 1;
         }
@@ -310,6 +313,7 @@ impl HostApi for Desk {
         let (result, event) = world.rooms[self.index].change(&module, op, a.as_str(), &body);
         let deed = match op {
             tell::PUT => Deed::Put { key: a.into(), value: body },
+            tell::COUNT => Deed::Tell { what: words(op), about: a.into(), body: serde_json::Value::from(n).into() },
             _ => Deed::Tell { what: words(op), about: a.into(), body },
         };
         world.record(self.index, instance, deed);

@@ -383,6 +383,15 @@ impl Fleet {
                 self.world().record(index, instance, Deed::Tell { what: "spawn", about: String::new(), body });
                 self.complete(index, instance, ask, Ok((Body::ABSENT, Body::ABSENT)));
             }
+            ask::BLOCKING => {
+                // On a thread of its own, as in a daemon, but waited for: so the same happens in every run.
+                let ran = self.source.runner().map(|run| std::thread::spawn(move || run(n)).join());
+                let result = match ran {
+                    Some(Ok(())) => Ok((Body::ABSENT, Body::ABSENT)),
+                    Some(Err(_)) | None => Err(RequestError::Refused("the job was not done".into())),
+                };
+                self.complete(index, instance, ask, result);
+            }
             // Of a later version of the interface than this harness.
             _ => {
                 let refused = RequestError::Refused(format!("this fleet does not offer service {op}"));

@@ -30,7 +30,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long a tick is waited for: schedules tick every second meanwhile.
 const TICKS: Duration = Duration::from_secs(10);
 /// How long a library may take to be unmapped: the host tries again every five seconds.
-const UNMAPPED: Duration = Duration::from_secs(15);
+const UNMAPPED: Duration = Duration::from_secs(8);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// Reloads while it is called.
