@@ -1,6 +1,6 @@
 //! What a plugin does to others when it goes wrong: the rows of the table of faults, each a test named after it.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr};
 
 use muster_tests::{
     cli::muster,

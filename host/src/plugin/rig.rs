@@ -4,7 +4,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -78,6 +78,7 @@ impl Rig {
                     path,
                     manifest: Arc::new(checked.manifest),
                     facts: checked.facts,
+                    moved: false,
                 };
                 let started = candidate.start(&config, &modules, || {}).await;
                 started.map_err(|not_started| refusal(&not_started.refused.refusal))
@@ -85,7 +86,13 @@ impl Rig {
         };
         let generations = vec![start(1)?, start(2)?];
         let module = generations[0].actor.instances[0].module.to_string();
-        let client = ClientIdentity { connection: ConnId(1), id: "bench".into(), user: "admin".to_owned(), level: 1 };
+        let client = ClientIdentity {
+            connection: ConnId(1),
+            address: ([127, 0, 0, 1], 1).into(),
+            id: "bench".into(),
+            user: "admin".to_owned(),
+            level: 1,
+        };
         let client = Arc::new(client);
         let mut rig = Rig { runtime, modules, generations, served: 1, module, client, _copies: copies };
         rig.swap("{}");
@@ -107,7 +114,8 @@ impl Rig {
                 let call = Call {
                     source: Source::Client(self.client.clone()),
                     body: body.clone(),
-                    deadline: Instant::now() + Duration::from_secs(15),
+                    arrived: Instant::now(),
+                    patience: None,
                     responder: Some(Responder::Channel(responder)),
                 };
                 let routed = self.modules.route(Role::Master, &self.module, call);
