@@ -49,6 +49,7 @@ impl Kept {
             .config(config)
             .argument("--config", &file.display().to_string())
             .set("plugins.settle", "5ms")
+            .set("plugins.preflight_timeout", "20s")
             .set("plugins.state_limit", "64KiB")
             .set("plugins.handover", handover)
             .start()
