@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 const SLOW_START: &str = "500";
 
 async fn master(plugins: &[&str], settings: &[(&str, &str)]) -> (Daemon, Peer) {
-    let setup = Setup::master().plugins(plugins).set("plugins.settle", "5ms");
+    // However busy the machine is: what vets a file is a process of its own.
+    let setup = Setup::master().plugins(plugins).set("plugins.settle", "5ms").set("plugins.preflight_timeout", "20s");
     let master = settings.iter().fold(setup, |setup, (key, value)| setup.set(key, value)).start().await;
     let peer = Peer::admin(master.address(), "observer").await;
     (master, peer)
