@@ -31,7 +31,7 @@ use self::{
 };
 pub use self::{
     fault::{Fault, Faults, Origin, Problem},
-    fleet::{Fleet, MasterInfo, Servers, Token, Tokens, User, Users},
+    fleet::{Crons, Fleet, MasterInfo, Servers, Token, Tokens, User, Users},
     program::{OrphanPolicy, ProgramConfig, RestartPolicy},
     sources::Sources,
     start::StartConfig,

@@ -32,7 +32,7 @@ use crate::{
     app::{App, Identity},
     auth::Auth,
     config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig, PluginsConfig, SignaturePolicy},
-    daemon::monitor::RunningMonitor,
+    crons::Crons,
     log,
     master::{Master, MasterServices},
     modules::{Modules, services::Services},
@@ -46,6 +46,8 @@ use crate::{
     store::{Kept, Store, StoreError},
     worker,
 };
+
+pub(crate) use self::monitor::RunningMonitor;
 
 /// How often overdue requests to servers are looked for.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -80,6 +82,16 @@ pub enum DaemonError {
     Stage {
         /// Below which directory.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket that the wrapped program may connect to.
+    #[error("cannot make the socket of the app channel, {path} ({length} bytes, of which there may be 107); a shorter --state-dir may help", path = .path.display())]
+    AppChannel {
+        /// Where it should be.
+        path: PathBuf,
+        /// Of the path.
+        length: usize,
         /// Why.
         source: io::Error,
     },
@@ -173,7 +185,8 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let fleet: Vec<Value> = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
     let app = |role| {
         let (settings, modules, stop) = (daemon.settings.clone(), modules.clone(), stop.clone());
-        Arc::new(App::new(role, identity.clone(), fleet.clone(), settings, modules, stop))
+        let crons = Crons::new(Arc::default(), []);
+        Arc::new(App::new(role, identity.clone(), fleet.clone(), settings, modules, stop, crons))
     };
     let master = Arc::new(Master::new(
         peers,
@@ -319,7 +332,7 @@ fn loopback(mut address: SocketAddr) -> SocketAddr {
 /// When it cannot start, or was ended by a second signal.
 pub async fn run_monitor(config: MonitorConfig, ready: impl FnOnce()) -> Result<(), DaemonError> {
     let mut signals = Signals::listen()?;
-    let mut monitor = RunningMonitor::start(config).await?;
+    let mut monitor = RunningMonitor::start(config, None).await?;
     let passing = monitor.program().cloned().map(pass_signals).transpose()?;
     ready();
     let stop = monitor.stop().clone();

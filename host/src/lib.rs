@@ -1,11 +1,13 @@
 //! Muster watches and commands fleets of servers.
 
 mod app;
+mod application;
 mod auth;
 mod batch;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod crons;
 pub mod daemon;
 mod deaths;
 pub mod demo;
@@ -14,7 +16,7 @@ mod link;
 mod log;
 mod master;
 mod modules;
-mod monitor;
+pub mod monitor;
 mod net;
 mod peers;
 mod plugin;

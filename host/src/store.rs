@@ -39,6 +39,8 @@ pub(crate) enum Kept {
     Program,
     /// Servers that were added and are not configured: what each is started with.
     AddedServer,
+    /// Crons that were ordered, by their id; `null` for one that was removed.
+    Cron,
 }
 
 /// What is written.
@@ -153,8 +155,14 @@ impl Default for Store {
 }
 
 impl Kept {
-    const ALL: [Kept; 5] =
-        [Kept::DisabledPlugin, Kept::DisabledModule, Kept::HighestVersion, Kept::Program, Kept::AddedServer];
+    const ALL: [Kept; 6] = [
+        Kept::DisabledPlugin,
+        Kept::DisabledModule,
+        Kept::HighestVersion,
+        Kept::Program,
+        Kept::AddedServer,
+        Kept::Cron,
+    ];
 
     /// As it is written.
     fn key(self) -> &'static str {
@@ -164,6 +172,7 @@ impl Kept {
             Kept::HighestVersion => "highest version",
             Kept::Program => "program",
             Kept::AddedServer => "added server",
+            Kept::Cron => "cron",
         }
     }
 }

@@ -74,7 +74,7 @@ mod module;
 mod runtime;
 
 pub use agent::{Agent, Level, MasterAgent, MonitorAgent, ServerAddress};
-pub use app::{App, Figures, Info};
+pub use app::{App, Change, Figures, Info};
 pub use event::{Event, Server};
 pub use manifest::{Manifest, PluginManifest, Role, Schedule, ScheduleKind};
 pub use message::{Answer, Body, HandlerResult, ModuleError, RequestError};

@@ -3,10 +3,12 @@
 
 #![allow(missing_docs, reason = "a test's name is its sentence")]
 
+mod app_channel;
 mod application;
 mod conformance;
 mod conformance_client;
 mod conformance_monitor;
+mod crons;
 mod fleet;
 mod handshake;
 mod hostile;
