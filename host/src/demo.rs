@@ -1,4 +1,5 @@
-//! A fleet in one terminal: a master, three monitors, the plugins, and what happens among them, line by line.
+//! A fleet in one terminal: a master, three monitors around three programs, the plugins, and what happens among them,
+//! line by line.
 //!
 //! The daemons are processes of their own, started from this executable; what is shown comes from their logs, and from a
 //! client that asks the master like any other.
@@ -25,6 +26,12 @@ use crate::client::{Client, ClientError, Options};
 /// The servers of the demo: id, type, port.
 const SERVERS: [(&str, &str, u16); 3] =
     [("gate-server-1", "gate", 3014), ("connector-server-1", "connector", 4050), ("chat-server-1", "chat", 6050)];
+
+/// What each server runs: a program that serves nobody.
+const PROGRAM: &str = "echo serving; exec sleep 1000000";
+
+/// What the last of them runs: one that crashes now and then, to be seen being started again.
+const CRASHING: &str = "echo serving; sleep 30; echo 'this crash is a part of the demo' >&2; exit 3";
 
 /// How often plugins are looked at: a replacement is seen at once.
 const LOOK: Duration = Duration::from_millis(500);
@@ -127,7 +134,9 @@ impl Demo {
         for (id, server_type, port) in SERVERS {
             let mut command = self.command("monitor");
             command.args(["--master", &address, "--id", id, "--type", server_type, "--info", "host=127.0.0.1"]);
-            command.arg("--info").arg(format!("port={port}"));
+            command.arg("--info").arg(format!("port={port}")).arg("--state-dir").arg(config.join("state"));
+            let is_last = SERVERS.last().is_some_and(|(last, ..)| *last == id);
+            command.args(["--", "sh", "-c", if is_last { CRASHING } else { PROGRAM }]);
             self.start(id, command, lines, shown, fleet, out).await?;
         }
         let client = Client::connect(Options::new(&address, "admin", "admin")).await?;
@@ -222,7 +231,8 @@ impl Demo {
         let (exe, plugins) = (self.executable.display(), self.plugins.display());
         let text = format!(
             "\n\
-             A master at {address}, three monitors, and the plugins of {plugins}.\n\
+             A master at {address}, three monitors, each around a program, and the plugins of {plugins}.\n\
+             The program of chat-server-1 crashes every 30 seconds, and is started again.\n\
              In another terminal:\n\n  \
              {exe} server list --master {address}\n  \
              {exe} plugin list --master {address}\n  \
