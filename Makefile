@@ -13,9 +13,11 @@ build:
 	$(CARGO) build --release -p muster $(addprefix -p muster-,$(subst _,-,$(PLUGINS)))
 	@$(call install-plugins,$(PLUGINS),release/libmuster_,plugins)
 
-# Plugins that exist for the tests: good ones, faulty ones, and some that must be refused.
+# Plugins that exist for the tests: good ones, faulty ones, and some that must be refused; and a server that embeds a
+# monitor.
 fixtures:
 	$(CARGO) build --release $(addprefix -p muster-fixture-,$(subst _,-,$(FIXTURES)))
+	$(CARGO) build --release -p muster --example embedded
 	$(CARGO) build --profile panic-abort -p muster-fixture-bad-panic-abort
 	@for harm in $(HARMS); do \
 	  LC_ALL=C sed "s/constructor segv /constructor $$(printf '%-5s' $$harm)/" $(T)/release/libbad_constructor.so \

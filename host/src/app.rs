@@ -4,11 +4,12 @@ mod directory;
 mod figures;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use muster_plugin_api::{
@@ -23,9 +24,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::directory::Directory;
 use crate::{
-    ids::ModuleId,
+    application::{Application, Ask},
+    crons::{self, Crons},
+    ids::{ConnId, ModuleId},
     modules::{
         Modules,
+        call::{Call, ServerIdentity, Source},
         services::{Asker, Operation},
     },
     profile,
@@ -53,7 +57,7 @@ pub(crate) struct App {
     fleet: Vec<Value>,
     settings: Mutex<Map<String, Value>>,
     directory: Mutex<Directory>,
-    crons: Mutex<Vec<Value>>,
+    crons: Crons,
     /// What the application tells of its connections.
     connections: Mutex<Option<Value>>,
     values: Values,
@@ -63,6 +67,8 @@ pub(crate) struct App {
     stop: CancellationToken,
     /// Whether it is to be stopped without a grace for what it runs.
     kill: AtomicBool,
+    /// The server, if it takes part.
+    application: Mutex<Option<Arc<dyn Application>>>,
     /// The program that this monitor wraps.
     program: OnceLock<Program>,
     /// What starts servers, in the master.
@@ -82,6 +88,7 @@ impl App {
         modules: Arc<Modules>,
         rpc: rpc::Config,
         stop: CancellationToken,
+        crons: Crons,
     ) -> App {
         App {
             role,
@@ -89,13 +96,14 @@ impl App {
             fleet,
             settings: Mutex::new(settings),
             directory: Mutex::default(),
-            crons: Mutex::default(),
+            crons,
             connections: Mutex::default(),
             values: Values::default(),
             rpc: Arc::new(Rpc::new(rpc)),
             modules,
             stop,
             kill: AtomicBool::new(false),
+            application: Mutex::default(),
             program: OnceLock::new(),
             starter: OnceLock::new(),
             watched: watch::Sender::new(std::process::id()),
@@ -135,6 +143,109 @@ impl App {
         }
     }
 
+    /// What an application is greeted with.
+    pub(crate) fn hello(&self) -> Value {
+        let Identity { id, server_type, env, .. } = &self.identity;
+        json!({ "hello": { "id": id, "serverType": server_type, "env": env } })
+    }
+
+    /// The servers as they are known: id → info.
+    pub(crate) fn directory(&self) -> BTreeMap<String, Body> {
+        let all = self.directory.lock().all();
+        let all = all.as_object().into_iter().flatten();
+        all.map(|(id, info)| (id.clone(), info.clone().into())).collect()
+    }
+
+    /// The server takes part from now on.
+    pub(crate) fn take_part(&self, application: Arc<dyn Application>) {
+        *self.application.lock() = Some(application);
+    }
+
+    /// The server takes no part any more, and what it published of its connections is outdated. If another one has taken its
+    /// place, nothing changes.
+    pub(crate) fn part(&self, application: &Arc<dyn Application>) {
+        let mut current = self.application.lock();
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, application)) {
+            *current = None;
+            *self.connections.lock() = None;
+        }
+    }
+
+    /// Takes settings that the server tells.
+    pub(crate) fn publish_settings(&self, settings: Map<String, Value>) {
+        self.settings.lock().extend(settings);
+    }
+
+    /// Takes what the server tells of its connections; null takes it back.
+    pub(crate) fn publish_connections(&self, statistics: Value) {
+        *self.connections.lock() = (!statistics.is_null()).then_some(statistics);
+    }
+
+    /// Tells the server that its end is near.
+    pub(crate) fn tell_end(&self) {
+        let application = self.application.lock().clone();
+        if let Some(application) = application {
+            application.on_event(&Event::Stopping);
+        }
+    }
+
+    /// Asks the server, or answers for it if it leaves that to its monitor.
+    fn ask_application(self: &Arc<Self>, asker: Asker, ask: Ask) {
+        let (app, application) = (self.clone(), self.application.lock().clone());
+        self.runtime.spawn(async move {
+            let said = match application {
+                Some(application) => application.ask(ask.clone()).await,
+                None => None,
+            };
+            match said {
+                Some(Err(why)) => return asker.fail(RequestError::Refused(why)),
+                Some(Ok(value)) if ask.sets().is_none() => return asker.answer(b"null", &text(&value)),
+                Some(Ok(_)) | None => {}
+            }
+            match (ask.sets(), &ask) {
+                (Some((key, value)), _) => {
+                    app.settings.lock().insert(key.to_owned(), value);
+                    asker.answer(b"null", b"true");
+                }
+                (None, Ask::Get { key }) => {
+                    let value = app.settings.lock().get(key).map(text).unwrap_or_default();
+                    asker.answer(b"null", &value);
+                }
+                (None, _) => asker.answer(b"null", b"null"),
+            }
+        });
+    }
+
+    /// Does what crons want when their time has come, until it is dropped: everybody here is told, and the module that the
+    /// action names before its first point is sent `{"method", "cron"}`, as from the master.
+    pub(crate) async fn run_crons(&self) {
+        let own = Arc::new(ServerIdentity {
+            id: self.identity.id.as_str().into(),
+            server_type: self.identity.server_type.as_str().into(),
+            incarnation: ConnId(0),
+        });
+        let fire = |cron: Value| {
+            tracing::info!(%cron, "the time of a cron has come");
+            if let Some((module, message)) = crons::call_of(&cron)
+                && self.modules.list(self.role).iter().any(|known| known.as_str() == module)
+            {
+                let call = Call {
+                    source: Source::Server(own.clone()),
+                    body: text(&message).into(),
+                    arrived: Instant::now(),
+                    patience: None,
+                    responder: None,
+                };
+                // A module that is busy for so long misses it, as it would any message.
+                if self.modules.deliver(self.role, &module, call).is_some() {
+                    tracing::warn!(module, "a cron found its module busy");
+                }
+            }
+            self.announce(&Event::CronFired { cron: cron.into() });
+        };
+        self.crons.run(fire).await;
+    }
+
     /// Starts servers by this from now on.
     pub(crate) fn start_by(&self, starter: Arc<Starter>) {
         if self.starter.set(starter).is_err() {
@@ -163,7 +274,7 @@ impl App {
     }
 
     /// Does an operation of `abi::ask` that both roles have; the others are refused.
-    pub(crate) fn ask(&self, asker: Asker, operation: Operation<'_>) {
+    pub(crate) fn ask(self: &Arc<Self>, asker: Asker, operation: Operation<'_>) {
         let Operation { op, a, b, n, body } = operation;
         match op {
             ask::FIGURES => {
@@ -216,6 +327,10 @@ impl App {
                     }
                 });
             }
+            ask::APPLICATION => match Ask::of(a, b, value(body)) {
+                Some(ask) => self.ask_application(asker, ask),
+                None => asker.fail(RequestError::Refused(format!("{a} is nothing that can be asked of settings"))),
+            },
             ask::SPAWN => match (self.starter.get().cloned(), value(body)) {
                 (Some(starter), Value::Object(fields)) => drop(self.runtime.spawn(async move {
                     match starter.start(fields).await {
@@ -257,21 +372,20 @@ impl App {
             tell::START_OVER => self.announce(&Event::StartOver),
             tell::ADD_CRON => {
                 let cron = value(body);
-                let mut crons = self.crons.lock();
-                crons.retain(|known| known.get("id") != cron.get("id"));
-                crons.push(cron.clone());
-                drop(crons);
+                match self.crons.add(cron.clone()) {
+                    Ok(written) => drop(self.runtime.spawn(written)),
+                    Err(error) => {
+                        tracing::warn!(%module, %cron, %error, "a cron is refused");
+                        return -1;
+                    }
+                }
                 self.announce(&Event::CronAdded { cron: cron.into() });
             }
             tell::REMOVE_CRON => {
                 let cron = value(body);
-                let mut crons = self.crons.lock();
-                let before = crons.len();
-                crons.retain(|known| known.get("id") != cron.get("id"));
-                let removed = crons.len() < before;
-                drop(crons);
+                let Some(written) = self.crons.remove(&cron) else { return 0 };
+                self.runtime.spawn(written);
                 self.announce(&Event::CronRemoved { cron: cron.into() });
-                return i64::from(removed);
             }
             tell::BLACKLIST => {
                 let addresses = serde_json::from_slice(body).unwrap_or_default();
@@ -325,15 +439,19 @@ impl App {
                 self.program.get().map(|program| text(&status(program))).unwrap_or_default()
             }
             query::RPC => text(&self.rpc.list()),
-            query::CRONS => text(&json!(*self.crons.lock())),
+            query::CRONS => text(&json!(self.crons.list())),
             _ => Vec::new(),
         }
     }
 
-    /// Tells all modules of this role.
+    /// Tells all modules of this role, and the server if it takes part. What happens to its own program it knows.
     pub(crate) fn announce(&self, event: &Event) {
         self.rpc.follow(event);
         self.modules.broadcast_event(self.role, event);
+        let application = self.application.lock().clone();
+        if let Some(application) = application.filter(|_| !matches!(event, Event::ProgramChanged { .. })) {
+            application.on_event(event);
+        }
     }
 }
 

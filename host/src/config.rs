@@ -37,7 +37,7 @@ use self::{
 };
 pub use self::{
     fault::{Fault, Faults, Origin, Place, Problem},
-    fleet::{Fleet, MasterInfo, Servers, Token, Tokens, User, Users},
+    fleet::{Crons, Fleet, MasterInfo, Servers, Token, Tokens, User, Users},
     password::{Login, Password},
     program::{OrphanPolicy, ProgramConfig, RestartPolicy},
     sources::{Setting, Sources},

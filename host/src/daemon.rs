@@ -32,7 +32,7 @@ use crate::{
     app::{App, Identity},
     auth::Auth,
     config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig, PluginsConfig, SignaturePolicy},
-    daemon::monitor::RunningMonitor,
+    crons::Crons,
     log,
     master::{HOSTED, Master, MasterServices},
     modules::{Modules, services::Services},
@@ -49,6 +49,8 @@ use crate::{
     store::{Kept, Store, StoreError},
     worker,
 };
+
+pub(crate) use self::monitor::RunningMonitor;
 
 /// How often overdue requests to servers are looked for.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -83,6 +85,16 @@ pub enum DaemonError {
     Stage {
         /// Below which directory.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket that the wrapped program may connect to.
+    #[error("cannot make the socket of the app channel, {path} ({length} bytes, of which there may be 107); a shorter --state-dir may help", path = .path.display())]
+    AppChannel {
+        /// Where it should be.
+        path: PathBuf,
+        /// Of the path.
+        length: usize,
         /// Why.
         source: io::Error,
     },
@@ -156,7 +168,8 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let fleet: Vec<Value> = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
     let app = |role| {
         let (settings, modules, stop) = (daemon.settings.clone(), modules.clone(), stop.clone());
-        Arc::new(App::new(role, identity.clone(), fleet.clone(), settings, modules, rpc(daemon), stop))
+        let crons = Crons::new(Arc::default(), []);
+        Arc::new(App::new(role, identity.clone(), fleet.clone(), settings, modules, rpc(daemon), stop, crons))
     };
     let master_app = app(Role::Master);
     let starter = Arc::new(Starter::new(
@@ -328,7 +341,7 @@ fn loopback(mut address: SocketAddr) -> SocketAddr {
 pub async fn run_monitor(config: MonitorConfig, ready: impl FnOnce()) -> Result<(), DaemonError> {
     let mut signals = Signals::listen()?;
     let _recorder = record(&config.daemon);
-    let mut monitor = RunningMonitor::start(config).await?;
+    let mut monitor = RunningMonitor::start(config, None).await?;
     let passing = monitor.program().cloned().map(pass_signals).transpose()?;
     ready();
     let stop = monitor.stop().clone();

@@ -1,4 +1,5 @@
-//! A fleet in one terminal: a master, three monitors, the plugins, and what happens among them, line by line.
+//! A fleet in one terminal: a master, three monitors around three programs, the plugins, and what happens among them,
+//! line by line.
 //!
 //! The daemons are processes of their own, started from this executable; what is shown comes from their logs, and from a
 //! client that asks the master like any other.
@@ -20,6 +21,12 @@ use crate::{
 /// The servers of the demo: id, type, port.
 const SERVERS: [(&str, &str, u16); 3] =
     [("gate-server-1", "gate", 3014), ("connector-server-1", "connector", 4050), ("chat-server-1", "chat", 6050)];
+
+/// What each server runs: a program that serves nobody.
+const PROGRAM: &str = "echo serving; exec sleep 1000000";
+
+/// What the last of them runs: one that crashes now and then, to be seen being started again.
+const CRASHING: &str = "echo serving; sleep 30; echo 'this crash is a part of the demo' >&2; exit 3";
 
 /// How often plugins are looked at: a replacement is seen at once.
 const LOOK: Duration = Duration::from_millis(500);
@@ -67,7 +74,8 @@ impl Demo {
 
         let address = sandbox.master(&self.listen, &mut |line| line.show(out)).await?;
         for server in SERVERS {
-            sandbox.monitor(server, &[], &mut |line| line.show(out)).await?;
+            let program = if Some(&server) == SERVERS.last() { CRASHING } else { PROGRAM };
+            sandbox.monitor(server, &[], &["sh", "-c", program], &mut |line| line.show(out)).await?;
         }
         let client = sandbox.client().await?;
         self.explain(&address, out);
@@ -96,7 +104,8 @@ impl Demo {
         let (exe, plugins) = (self.executable.display(), self.plugins.display());
         let text = format!(
             "\n\
-             A master at {address}, three monitors, and the plugins of {plugins}.\n\
+             A master at {address}, three monitors, each around a program, and the plugins of {plugins}.\n\
+             The program of chat-server-1 crashes every 30 seconds, and is started again.\n\
              In another terminal:\n\n  \
              {exe} server list --master {address}\n  \
              {exe} plugin list --master {address}\n  \

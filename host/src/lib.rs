@@ -1,12 +1,14 @@
 //! Muster watches and commands fleets of servers.
 
 mod app;
+mod application;
 mod audit;
 mod auth;
 mod batch;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod crons;
 pub mod daemon;
 mod deaths;
 pub mod demo;
@@ -15,7 +17,7 @@ mod link;
 mod log;
 mod master;
 mod modules;
-mod monitor;
+pub mod monitor;
 mod net;
 mod peers;
 mod plugin;

@@ -1,8 +1,12 @@
 //! A monitor: keeps a link to its master, gives the master's messages to modules, and theirs to the master.
 //!
+//! A program that is wrapped, or none at all, is `muster monitor`; a server in Rust may have its monitor inside:
+//! [`EmbeddedMonitor`], with what it answers as an [`Application`].
+//!
 //! It never gives up: a master that is away or refuses it is tried again, with growing pauses.
 
 mod asks;
+mod embedded;
 mod services;
 
 use std::{
@@ -25,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::asks::Asks;
+pub use self::embedded::{Application, Ask, EmbeddedMonitor, Said, Saying, serve_as_child};
 pub(crate) use self::services::MonitorServices;
 use crate::{
     app::App,

@@ -117,7 +117,7 @@ impl Sandbox {
         Ok(self.address.clone())
     }
 
-    /// Starts a monitor of the master.
+    /// Starts a monitor of the master, around a program if there is one.
     ///
     /// # Errors
     /// When it does not start.
@@ -125,6 +125,7 @@ impl Sandbox {
         &mut self,
         (id, server_type, port): (&str, &str, u16),
         settings: &[&str],
+        program: &[&str],
         tell: &mut impl FnMut(Line),
     ) -> Result<(), SandboxError> {
         let mut command = self.command("monitor");
@@ -132,6 +133,9 @@ impl Sandbox {
         command.arg("--info").arg(format!("port={port}"));
         for setting in settings {
             command.args(["--set", setting]);
+        }
+        if !program.is_empty() {
+            command.arg("--state-dir").arg(self.config.path().join("state")).arg("--").args(program);
         }
         self.start(id, command, tell).await?;
         Ok(())

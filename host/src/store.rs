@@ -41,6 +41,8 @@ pub(crate) enum Kept {
     Program,
     /// Servers that were added and are not configured: what each is started with.
     AddedServer,
+    /// Crons that were ordered, by their id; `null` for one that was removed.
+    Cron,
 }
 
 /// What is written.
@@ -155,13 +157,14 @@ impl Default for Store {
 }
 
 impl Kept {
-    const ALL: [Kept; 6] = [
+    const ALL: [Kept; 7] = [
         Kept::DisabledPlugin,
         Kept::PinnedPlugin,
         Kept::DisabledModule,
         Kept::HighestVersion,
         Kept::Program,
         Kept::AddedServer,
+        Kept::Cron,
     ];
 
     /// As it is written.
@@ -173,6 +176,7 @@ impl Kept {
             Kept::HighestVersion => "highest version",
             Kept::Program => "program",
             Kept::AddedServer => "added server",
+            Kept::Cron => "cron",
         }
     }
 }

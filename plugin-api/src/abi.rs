@@ -184,6 +184,9 @@ pub mod ask {
     pub const PROFILE: u32 = 8;
     /// Monitor: end the program that it wraps, and start it again. The answer's body is the new pid.
     pub const RESTART: u32 = 20;
+    /// Monitor: ask the server for its setting `b`: `a` is `get`, `set` to `body`, `enable` or `disable`. The answer's body is
+    /// the value of a `get`.
+    pub const APPLICATION: u32 = 21;
     /// Have the job `n` done by [`PluginRoot::run`](super::PluginRoot::run) on a thread that may block.
     pub const BLOCKING: u32 = 50;
 }

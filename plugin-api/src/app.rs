@@ -53,6 +53,17 @@ pub struct Figures {
     pub cpu_guest_s: f64,
 }
 
+/// What is to become of a setting.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// It gets this value.
+    Set(Body),
+    /// It is switched on.
+    Enable,
+    /// It is switched off.
+    Disable,
+}
+
 impl App {
     pub(crate) fn new(agent: Agent) -> App {
         App(agent)
@@ -86,6 +97,31 @@ impl App {
     /// All settings: a JSON object.
     pub fn settings(&self) -> Body {
         self.0.query(query::SETTING, "", "")
+    }
+
+    /// Asks the server itself for the setting `key`; what it published, or what was configured, if it does not answer such
+    /// questions. Absent if it is not set.
+    ///
+    /// # Errors
+    /// When the server takes part and does not answer in time, or refuses; the text says why.
+    pub async fn ask_setting(&self, key: &str) -> Result<Body, RequestError> {
+        match self.0.ask(ask::APPLICATION, "get", key, 0, &Body::ABSENT).await? {
+            Answer::Reply { body, .. } => Ok(body),
+            Answer::Silence => Ok(Body::ABSENT),
+        }
+    }
+
+    /// Has the server itself change the setting `key`; if it takes no part, it is changed for those who ask here.
+    ///
+    /// # Errors
+    /// As for [`App::ask_setting`].
+    pub async fn change_setting(&self, key: &str, change: Change) -> Result<(), RequestError> {
+        let (verb, value) = match change {
+            Change::Set(value) => ("set", value),
+            Change::Enable => ("enable", Body::ABSENT),
+            Change::Disable => ("disable", Body::ABSENT),
+        };
+        self.0.ask(ask::APPLICATION, verb, key, 0, &value).await.map(drop)
     }
 
     /// Sets a setting of the application.
@@ -170,9 +206,13 @@ impl App {
         self.0.query(query::CRONS, "", "").parse().unwrap_or_default()
     }
 
-    /// Adds a cron, replacing one with the same id; everybody here gets an event.
-    pub fn add_cron(&self, cron: impl Into<Body>) {
-        self.0.tell(tell::ADD_CRON, "", "", 0, &cron.into());
+    /// Adds a cron, replacing one with the same id; everybody here gets an event. It is an object with `id`, `time` and
+    /// `action`; when its time has come, the module that the action names before its first point is sent
+    /// `{"method", "cron"}`, and everybody gets [`Event::CronFired`](crate::Event::CronFired). The time has six fields:
+    /// second, minute, hour, day, month from 0 to 11, day of the week from 0 (Sunday) to 6. False if it is no cron; the
+    /// log says why.
+    pub fn add_cron(&self, cron: impl Into<Body>) -> bool {
+        self.0.tell(tell::ADD_CRON, "", "", 0, &cron.into())
     }
 
     /// Removes a cron; everybody here gets an event. False if there is none with this id.

@@ -78,6 +78,11 @@ pub enum Event {
         /// As it was ordered.
         cron: Body,
     },
+    /// Monitor: the time of a cron has come.
+    CronFired {
+        /// As it was ordered.
+        cron: Body,
+    },
     /// Monitor: these addresses are to be turned away.
     Blacklisted {
         /// The addresses.
@@ -126,6 +131,7 @@ mod tests {
             Event::StartOver,
             Event::CronAdded { cron: info() },
             Event::CronRemoved { cron: info() },
+            Event::CronFired { cron: info() },
             Event::Blacklisted { addresses: vec!["10.1.2.3".into()] },
             Event::ProgramChanged { program: info() },
             Event::Stopping,

@@ -102,7 +102,7 @@ pub mod testing;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub use agent::{Agent, Level, MasterAgent, MonitorAgent, ServerAddress};
-pub use app::{App, Figures, Info};
+pub use app::{App, Change, Figures, Info};
 pub use event::{Event, Server};
 pub use manifest::{Commands, Manifest, PluginManifest, Role};
 pub use message::{Answer, Body, HandlerResult, Json, ModuleError, RequestError};

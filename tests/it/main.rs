@@ -3,11 +3,13 @@
 
 #![allow(missing_docs, reason = "a test's name is its sentence")]
 
+mod app_channel;
 mod application;
 mod commands;
 mod conformance;
 mod conformance_client;
 mod conformance_monitor;
+mod crons;
 mod fleet;
 mod handover;
 mod handshake;

@@ -30,7 +30,13 @@ pub struct Fleet {
     pub master: Option<MasterInfo>,
     /// servers.json; without it empty.
     pub servers: Servers,
+    /// crons.json; without it empty.
+    pub crons: Crons,
 }
+
+/// The crons of servers, by id or type: whatever the file says of each.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Crons(BTreeMap<String, Vec<Map<String, Value>>>);
 
 /// Who may log in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -115,6 +121,14 @@ impl Tokens {
     }
 }
 
+impl Crons {
+    /// Those of a server: of its type, then its own.
+    pub fn of<'a>(&'a self, id: &str, server_type: &str) -> impl Iterator<Item = &'a Map<String, Value>> + use<'a> {
+        let named = |name: &str| self.0.get(name).into_iter().flatten();
+        named(server_type).chain(named(id))
+    }
+}
+
 impl Servers {
     /// All servers; the type is in `serverType`.
     pub fn iter(&self) -> impl Iterator<Item = &Map<String, Value>> {
@@ -171,6 +185,7 @@ impl Fleet {
             tokens: find("adminServer.json").map(|file| Tokens(file.list(token))),
             master: find("master.json").and_then(|file| master(&file)),
             servers: find("servers.json").map(|file| servers(&file)).unwrap_or_default(),
+            crons: find("crons.json").map(|file| crons(&file)).unwrap_or_default(),
         }
     }
 }
@@ -351,4 +366,29 @@ fn servers(file: &File<'_>) -> Servers {
         servers.insert(server_type.clone(), of_type.collect());
     }
     Servers(servers)
+}
+
+fn crons(file: &File<'_>) -> Crons {
+    let names = match &file.content {
+        Value::Object(names) => names,
+        Value::Null => return Crons::default(),
+        other => {
+            file.expected("", "an object: server id or type to list of crons", other);
+            return Crons::default();
+        }
+    };
+    let mut crons = BTreeMap::new();
+    for (name, items) in names {
+        let Value::Array(items) = items else {
+            file.expected(name, "a list of crons (is this environment in the file?)", items);
+            continue;
+        };
+        let of_name = file.entries(name, items).filter_map(|entry| {
+            // All are looked at, so that all faults are noted.
+            let found = ["id", "time", "action"].map(|field| entry.text(field));
+            found.iter().all(Option::is_some).then(|| entry.fields.clone())
+        });
+        crons.insert(name.clone(), of_name.collect());
+    }
+    Crons(crons)
 }

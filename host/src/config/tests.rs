@@ -220,7 +220,7 @@ fn fleet_files_are_found_in_both_places_keyed_or_not() {
             let sources = with_config_dir(set(&["env=production"]), dir.path());
             let config = MasterConfig::load(sources).unwrap();
             assert_eq!((config.id.as_str(), config.listen.to_string()), ("m-1", "127.0.0.1:3344".to_owned()));
-            let Fleet { users, tokens, master: _, servers } = &config.daemon.fleet;
+            let Fleet { users, tokens, master: _, servers, crons: _ } = &config.daemon.fleet;
             let levels: Vec<_> = users.iter().map(|user| (user.username.as_str(), user.level)).collect();
             assert_eq!(levels, [("admin", 1), ("watcher", 2), ("guest", 0)]);
             assert!(users.find("watcher").unwrap().password.compare("7", false) == Login::Right);
@@ -230,6 +230,42 @@ fn fleet_files_are_found_in_both_places_keyed_or_not() {
             assert_eq!(servers.find("g").unwrap()["serverType"], "gate");
         }
     }
+}
+
+#[test]
+fn the_crons_of_a_server_are_those_of_its_type_and_its_own() {
+    let crons = r#"{"chat":[{"id":1,"time":"0 30 10 * * *","action":"chatCron.send"}],
+        "chat-server-1":[{"id":2,"time":"0 0 0 * * *","action":"chatCron.clean"}], "gate":[]}"#;
+    let dir = dir(&[("crons.json", &keyed(crons))]);
+    let load = || MasterConfig::load(with_config_dir(set(&["env=production"]), dir.path()));
+    let fleet = load().unwrap().daemon.fleet;
+    let ids = |id: &str| fleet.crons.of(id, "chat").map(|cron| cron["id"].clone()).collect::<Vec<_>>();
+    assert_eq!((ids("chat-server-1"), ids("chat-server-2")), (vec![json!(1), json!(2)], vec![json!(1)]));
+    fs::write(dir.path().join("crons.json"), r#"{"production":{"chat":[{"id":1,"action":"a.b"}],"gate":{}}}"#).unwrap();
+    let found = faults(load());
+    assert!(found[0].ends_with("chat[0].time: expected a text, found nothing"), "{found:?}");
+    assert!(found[1].contains("gate: expected a list of crons"), "{found:?}");
+}
+
+#[test]
+fn servers_may_be_described_by_the_configuration_itself() {
+    let (_dir, sources) = file("[[fleet.chat]]\nid = 'chat-1'\nport = 6050\n[[fleet.chat]]\nid = 'chat-2'\n");
+    let config = MasterConfig::load(sources.clone().set(vec!["master.start=chat-2".into(), "state_dir=x".into()]));
+    let servers = config.unwrap().daemon.fleet.servers;
+    assert_eq!(servers.find("chat-1").unwrap()["serverType"], "chat");
+    let found = faults(MasterConfig::load(sources.clone().set(vec!["master.start=gate".into()])));
+    assert!(found[0].contains("--state-dir DIR"), "{found:?}");
+    assert!(found[1].contains("master.start: expected all, or a type or an id"), "{found:?}");
+}
+
+#[test]
+fn a_wrapped_program_needs_a_state_directory() {
+    let sources =
+        || monitor_flags(Sources::new()).words("monitor.command", vec!["node".into(), "-e".into(), "".into()]);
+    let found = faults(MonitorConfig::load(sources()));
+    assert!(found[0].contains("--state-dir DIR"), "{found:?}");
+    let config = MonitorConfig::load(sources().set(vec!["state_dir=x".into()])).unwrap();
+    assert_eq!(config.command, ["node", "-e", ""]);
 }
 
 #[test]

@@ -12,7 +12,9 @@ use tracing::{error, info};
 use super::{Changeable, DaemonError, MODULES_SHARE, UnusableState, join, programs, report, supervise};
 use crate::{
     app::{App, Identity},
+    application::{Application, channel},
     config::MonitorConfig,
+    crons::Crons,
     log,
     master::HOSTED,
     modules::{Modules, services::Services},
@@ -29,6 +31,7 @@ pub(crate) struct RunningMonitor {
     modules: Arc<Modules>,
     changeable: Arc<Changeable>,
     plugins: Supervisor,
+    crons: JoinHandle<()>,
     link: JoinHandle<()>,
     linking: CancellationToken,
     /// Cancelled when something in here orders it to stop.
@@ -37,7 +40,10 @@ pub(crate) struct RunningMonitor {
 
 impl RunningMonitor {
     /// Returns when its plugins are ready and its program was started; the master may be away.
-    pub(crate) async fn start(config: MonitorConfig) -> Result<RunningMonitor, DaemonError> {
+    pub(crate) async fn start(
+        config: MonitorConfig,
+        application: Option<Arc<dyn Application>>,
+    ) -> Result<RunningMonitor, DaemonError> {
         let stop = CancellationToken::new();
         let daemon = &config.daemon;
         let modules = Arc::new(Modules::new(&HOSTED, daemon.requests.deadline).with_slow(daemon.plugins.slow));
@@ -53,6 +59,8 @@ impl RunningMonitor {
             info: config.info.clone(),
         };
         let fleet = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
+        let configured = daemon.fleet.crons.of(config.id.as_str(), config.server_type.as_str());
+        let crons = Crons::new(store.clone(), configured.cloned().map(Value::Object));
         let app = App::new(
             Role::Monitor,
             identity,
@@ -61,8 +69,12 @@ impl RunningMonitor {
             modules.clone(),
             super::rpc(daemon),
             stop.clone(),
+            crons,
         );
         let app = Arc::new(app);
+        if let Some(application) = application {
+            app.take_part(application);
+        }
         let token = config.token.as_ref().map(|token| token.expose().to_owned());
         let monitor = Monitor::new(app.clone(), modules.clone(), token, daemon.limits.outbox, daemon.requests.deadline);
         let monitor = Arc::new(monitor);
@@ -72,10 +84,18 @@ impl RunningMonitor {
         if let Some(home) = home.as_deref().filter(|_| !config.command.is_empty()) {
             wrap(&config, &app, store, home).await?;
         }
+        let crons = tokio::spawn({
+            let app = app.clone();
+            async move { app.run_crons().await }
+        });
         let linking = CancellationToken::new();
         let link = tokio::spawn(monitor.run(config.master.to_string(), linking.clone()));
         info!(id = %config.id, master = %config.master, pid = std::process::id(), "monitor is ready");
-        Ok(RunningMonitor { config, app, modules, changeable, plugins, link, linking, stop })
+        Ok(RunningMonitor { config, app, modules, changeable, plugins, crons, link, linking, stop })
+    }
+
+    pub(crate) fn app(&self) -> &Arc<App> {
+        &self.app
     }
 
     /// The program that it wraps.
@@ -105,6 +125,7 @@ impl RunningMonitor {
     /// Ends the program that it wraps, which has its own grace; at once if that was ordered.
     pub(crate) async fn end_program(&self) {
         if let Some(program) = self.program() {
+            self.app.tell_end();
             program.end((!self.app.is_killed()).then_some(self.config.daemon.program.stop_grace)).await;
         }
     }
@@ -115,6 +136,7 @@ impl RunningMonitor {
 
     /// Takes everything else apart.
     pub(crate) async fn end(self) {
+        self.crons.abort();
         self.modules.broadcast_event(Role::Monitor, &Event::Stopping);
         let share = self.grace().mul_f64(MODULES_SHARE);
         report(&self.plugins.shutdown(share).await);
@@ -125,7 +147,15 @@ impl RunningMonitor {
 
 /// Starts the program, or finds it again, and has the application report of it.
 async fn wrap(config: &MonitorConfig, app: &Arc<App>, store: Arc<Store>, home: &Path) -> Result<(), DaemonError> {
-    let launch = Launch { command: config.command.clone(), ..Launch::default() };
+    let socket = home.canonicalize().unwrap_or_else(|_| home.to_owned()).join("app.sock");
+    let listener = channel::bind(&socket).map_err(|source| DaemonError::AppChannel {
+        path: socket.clone(),
+        length: socket.as_os_str().len(),
+        source,
+    })?;
+    tokio::spawn(channel::serve(listener, app.clone()));
+    let variables = vec![(channel::VARIABLE.to_owned(), socket.display().to_string())];
+    let launch = Launch { command: config.command.clone(), variables, ..Launch::default() };
     let care = programs::care(&config.daemon);
     let program = Program::start(config.id.as_str(), launch, care, store, home).await;
     let program = program.map_err(|source| DaemonError::Program { command: config.command.join(" "), source })?;

@@ -47,7 +47,11 @@ pub(crate) async fn handle(agent: &MonitorAgent, message: &Message) -> HandlerRe
                 app.stop(Duration::ZERO);
             }
         }
-        Ok(Signal::AddCron) => app.add_cron(present(order.cron, "addCron needs a cron")?),
+        Ok(Signal::AddCron) => {
+            if !app.add_cron(present(order.cron, "addCron needs a cron")?) {
+                return Err("it is no cron: it needs id, action and a time of six fields".into());
+            }
+        }
         Ok(Signal::RemoveCron) => {
             if !app.remove_cron(present(order.cron, "removeCron needs a cron")?) {
                 agent.log(Level::Debug, "the cron to remove is not known here");

@@ -1,7 +1,7 @@
 //! In a monitor: what the master asks of this server.
 
 use muster_plugin_api::{
-    Answer, App, Body, HandlerResult, Info, Input, Level, MonitorAgent,
+    Answer, App, Body, Change, HandlerResult, Info, Input, Level, MonitorAgent,
     serde_json::{Map, Value, json},
 };
 use muster_sandbox::{Outcome, World};
@@ -63,10 +63,10 @@ pub(crate) async fn handle(module: &WatchServer, agent: &MonitorAgent, input: In
         // What pomelo's components and their handlers are, other servers do not have.
         Comd::Proxy | Comd::Handler | Comd::Components => Ok(Answer::ok(json!({}))),
         Comd::Settings => Ok(Answer::ok(Value::Object(settings::shown(&app.info().env, &app.settings())))),
-        Comd::Get => get(&app, &key(&ask)?),
-        Comd::Set => set(&app, &ask.param),
-        Comd::Enable => switch(&app, &key(&ask)?, true),
-        Comd::Disable => switch(&app, &key(&ask)?, false),
+        Comd::Get => get(&app, &key(&ask)?).await,
+        Comd::Set => set(&app, &ask.param).await,
+        Comd::Enable => switch(&app, &key(&ask)?, Change::Enable).await,
+        Comd::Disable => switch(&app, &key(&ask)?, Change::Disable).await,
         Comd::Run => run(module, agent, &message.from.id, &ask).await,
         Comd::Cpu => Ok(Answer::ok(Body::text("cpu dump is unused in 1.0 of pomelo"))),
         // The original writes to the path before it finds that it has nothing to write; here it is not touched.
@@ -119,13 +119,13 @@ fn statistics(id: &str, mut published: Map<String, Value>) -> Map<String, Value>
     told
 }
 
-fn get(app: &App, key: &str) -> HandlerResult {
-    let value = app.setting(key);
+async fn get(app: &App, key: &str) -> HandlerResult {
+    let value = app.ask_setting(key).await?;
     let value = if value.is_absent() && key == "env" { Body::text(&app.info().env) } else { value };
     Ok(Answer::ok(settings::got(value)))
 }
 
-fn set(app: &App, param: &Body) -> HandlerResult {
+async fn set(app: &App, param: &Body) -> HandlerResult {
     #[derive(Deserialize)]
     struct Param {
         key: String,
@@ -135,16 +135,16 @@ fn set(app: &App, param: &Body) -> HandlerResult {
     match param.parse() {
         Ok(Param { key, value }) if !key.is_empty() => {
             let text = format!("set {key}:{} ok", settings::in_words(&value));
-            app.set_setting(&key, value);
+            app.change_setting(&key, Change::Set(value)).await?;
             Ok(Answer::ok(Body::text(&text)))
         }
         _ => Ok(Answer::error_text("set needs a key and a value")),
     }
 }
 
-fn switch(app: &App, key: &str, on: bool) -> HandlerResult {
-    app.set_setting(key, Value::Bool(on));
-    let word = if on { "enable" } else { "disable" };
+async fn switch(app: &App, key: &str, change: Change) -> HandlerResult {
+    let word = if change == Change::Enable { "enable" } else { "disable" };
+    app.change_setting(key, change).await?;
     Ok(Answer::ok(Body::text(&format!("{word} {key} ok"))))
 }
 

@@ -105,7 +105,7 @@ impl Dev {
 
 async fn start(sandbox: &mut Sandbox, listen: &str, out: &mut impl Write) -> Result<(String, Client), SandboxError> {
     let address = sandbox.master(listen, &mut |line| line.show(out)).await?;
-    sandbox.monitor(("sandbox-1", "sandbox", 4050), &[], &mut |line| line.show(out)).await?;
+    sandbox.monitor(("sandbox-1", "sandbox", 4050), &[], &[], &mut |line| line.show(out)).await?;
     let client = sandbox.client().await?;
     Ok((address, client))
 }

@@ -129,7 +129,7 @@ async fn in_sandbox(
     }
     let ticks: Vec<String> = modules.iter().flat_map(|module| ticking(module, Role::Monitor)).collect();
     let ticks: Vec<&str> = ticks.iter().map(String::as_str).collect();
-    sandbox.monitor(("sandbox-1", "sandbox", 4050), &ticks, &mut listen).await?;
+    sandbox.monitor(("sandbox-1", "sandbox", 4050), &ticks, &[], &mut listen).await?;
     run.call().await;
     run.tick(sandbox).await;
     run.reload().await;
