@@ -5,7 +5,9 @@ PLUGINS := console watchdog time_report watch_server system_info node_info monit
 FIXTURES := $(filter-out bad_panic_abort,$(notdir $(wildcard tests/fixtures/*)))
 CARGO := cargo
 
-.PHONY: build fixtures peers test demo lint doc clean
+BENCH_PLUGINS := echo relay fanout list
+
+.PHONY: build fixtures peers test bench demo lint doc clean
 
 # The daemon and command line, and the plugins that come with it.
 build:
@@ -26,6 +28,15 @@ peers:
 test: build fixtures peers
 	$(CARGO) test --release --workspace --exclude muster-tests
 	$(CARGO) test --release -p muster-tests
+
+# Load on the release master, beside the original's where Node is there: one table, also in host/benches/RESULTS.md.
+# `cargo bench -p muster` measures the parts.
+bench:
+	$(CARGO) build --release -p muster -p muster-time-report $(addprefix -p muster-fixture-,$(BENCH_PLUGINS))
+	@$(call install-plugins,$(BENCH_PLUGINS),release/lib,bench/plugins)
+	@$(call install-plugins,time_report,release/libmuster_,bench/plugins)
+	cd tests/load && CARGO_TARGET_DIR=$(abspath $(T))/bench/load $(CARGO) build --release --locked
+	tests/load/bench.sh $(abspath $(T))/release/muster $(abspath $(T))/bench/plugins $(abspath $(T))/bench/load/release/muster-load
 
 # A master, three monitors and the plugins in one terminal.
 demo: build

@@ -8,6 +8,8 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod demo;
+#[doc(hidden)]
+pub mod hot;
 pub mod ids;
 mod link;
 mod log;

@@ -15,6 +15,7 @@ mod levels;
 mod membership;
 mod monitor_life;
 mod node_peers;
+mod odd_json;
 mod oracle;
 mod plugin_commands;
 mod plugin_life;

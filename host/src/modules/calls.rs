@@ -293,14 +293,7 @@ impl Calls {
         }
     }
 
-    fn insert(
-        &self,
-        instance: u32,
-        by_client: bool,
-        begun: Instant,
-        deadline: Option<Instant>,
-        waiter: Waiter,
-    ) -> u64 {
+    fn insert(&self, instance: u32, by_client: bool, begun: Instant, deadline: Option<Instant>, waiter: Waiter) -> u64 {
         let life = if matches!(waiter, Waiter::Life(_)) { LIFE } else { 0 };
         let id = self.number() | TRACKED | life;
         let entry = Entry { instance, by_client, begun, deadline, waiter: Some(waiter), handled: false };
