@@ -6,7 +6,9 @@ FIXTURES := $(filter-out bad_panic_abort,$(notdir $(wildcard tests/fixtures/*)))
 HARMS := segv abort exit loop grow fork
 CARGO := cargo
 
-.PHONY: build fixtures peers test soak demo lint doc clean
+BENCH_PLUGINS := echo relay fanout list
+
+.PHONY: build fixtures peers test soak bench demo lint doc clean
 
 # The daemon and command line, and the plugins that come with it.
 build:
@@ -37,6 +39,15 @@ test: build fixtures peers
 # A plugin is replaced 10,000 times under traffic; MUSTER_SOAK=N for another number.
 soak: build fixtures
 	$(CARGO) test --release -p muster-tests --test it reload::row_9_a_plugin_is_replaced_10_000 -- --ignored --nocapture
+
+# Load on the release master, beside the original's where Node is there: one table, also in host/benches/RESULTS.md.
+# `cargo bench -p muster` measures the parts.
+bench:
+	$(CARGO) build --release -p muster -p muster-time-report $(addprefix -p muster-fixture-,$(BENCH_PLUGINS))
+	@$(call install-plugins,$(BENCH_PLUGINS),release/lib,bench/plugins)
+	@$(call install-plugins,time_report,release/libmuster_,bench/plugins)
+	cd tests/load && CARGO_TARGET_DIR=$(abspath $(T))/bench/load $(CARGO) build --release --locked
+	tests/load/bench.sh $(abspath $(T))/release/muster $(abspath $(T))/bench/plugins $(abspath $(T))/bench/load/release/muster-load
 
 # A master, three monitors and the plugins in one terminal.
 demo: build

@@ -420,7 +420,7 @@ impl App {
     /// Reads something of `abi::query` that both roles have.
     pub(crate) fn query(&self, module: &ModuleId, op: u32, a: &str) -> Vec<u8> {
         match op {
-            query::VALUE => self.values.get(module, a).map(|json| json.to_vec()).unwrap_or_default(),
+            query::VALUE => self.values.get(module, a).unwrap_or_default(),
             query::VALUES => self.values.entries(module).unwrap_or_default(),
             query::INFO => {
                 let Identity { id, server_type, env, info } = &self.identity;

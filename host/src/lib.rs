@@ -12,6 +12,8 @@ mod crons;
 pub mod daemon;
 mod deaths;
 pub mod demo;
+#[doc(hidden)]
+pub mod hot;
 pub mod ids;
 mod link;
 mod log;

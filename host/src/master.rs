@@ -18,7 +18,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use muster_plugin_api::Role;
 use serde_json::{Value, json};
 use tracing::debug;
@@ -36,7 +35,11 @@ use crate::{
     peers::{Link, Peers},
     plugin::{FileStatus, control::Control},
     roles::Roles,
-    session::{Limits, Reply, outbox::Outbox},
+    session::{
+        Limits, Reply,
+        outbox::Outbox,
+        scratch::{Bodies, Texts},
+    },
     store::Store,
     wire::{
         Topic,
@@ -118,21 +121,21 @@ impl Master {
         &self.limits
     }
 
-    /// Takes a message of a registered peer; `text` is scratch memory. Returns what found no room.
+    /// Takes a message of a registered peer; `texts` is scratch memory. Returns what found no room.
     pub(crate) fn receive(
         &self,
         from: &Identity,
         outbox: &Arc<Outbox>,
         payload: &[u8],
-        text: &mut String,
+        Texts { inner, bodies }: &mut Texts,
     ) -> Option<Blocked> {
-        let Ok(envelope) = envelope::read(payload, text) else {
+        let Ok(envelope) = envelope::read(payload, inner) else {
             self.count_dropped();
             return None;
         };
         match (from, envelope) {
-            (_, Envelope::Request { id, module, body }) => self.route(from, outbox, Some(id), &module, body),
-            (_, Envelope::Notify { module, body }) => self.route(from, outbox, None, &module, body),
+            (_, Envelope::Request { id, module, body }) => self.route(from, outbox, Some(id), &module, body, bodies),
+            (_, Envelope::Notify { module, body }) => self.route(from, outbox, None, &module, body, bodies),
             (Identity::Monitor(link), Envelope::Response { id, error, body }) => {
                 match link.pending.take(id) {
                     Some(waiter) => waiter.answer(error.as_bytes(), body.as_bytes()),
@@ -160,6 +163,7 @@ impl Master {
         id: Option<ReqId>,
         module: &str,
         body: &str,
+        bodies: &mut Bodies,
     ) -> Option<Blocked> {
         let (source, topic) = match from {
             Identity::Monitor(link) => (Source::Server(link.identity.clone()), Topic::Monitor),
@@ -171,7 +175,7 @@ impl Master {
         };
         let call = Call {
             source,
-            body: Bytes::copy_from_slice(body.as_bytes()),
+            body: bodies.own(body),
             arrived: Instant::now(),
             patience: None,
             responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), topic, id))),

@@ -247,7 +247,7 @@ impl Peers {
             return waiter.fail(RequestError::UnknownServer(name.to_owned()));
         };
         let frame = envelope::request(Topic::Monitor, id, false, module, body);
-        match entry.pending.remember(id, peer.identity.incarnation, module, frame.clone(), deadline, waiter) {
+        match entry.pending.remember(id, peer.identity.incarnation, frame.clone(), deadline, waiter) {
             Ok(()) => drop(peer.outbox.push(frame)),
             Err(waiter) => {
                 drop(tables);

@@ -5,7 +5,7 @@
 //! connections are idle most of the time and each costs what its largest state needs.
 
 pub(crate) mod outbox;
-mod scratch;
+pub(crate) mod scratch;
 mod state;
 
 use std::{
@@ -29,7 +29,7 @@ use tracing::{debug, info};
 
 use self::{
     outbox::{Flushed, Order, Outbox},
-    scratch::Scratch,
+    scratch::{Scratch, Texts},
     state::{Action, Patience, Reason, State},
 };
 use crate::{
@@ -286,32 +286,32 @@ impl Session {
                     Box::pin(blocked.wait(&self.master.modules)).await;
                 }
             }
-            step = scratch::with(|scratch| self.handle_rest(&mut scratch.text))?;
+            step = scratch::with(|scratch| self.handle_rest(&mut scratch.texts))?;
         }
     }
 
     /// Reads once, and handles what is there.
     fn read(&mut self) -> Result<Step, End> {
-        scratch::with(|Scratch { input, text }| {
+        scratch::with(|Scratch { input, texts }| {
             let Some(length) = scratch::receive(&self.stream, input)? else { return Ok(Step::Done) };
             if length == 0 {
                 return Err(End::Eof);
             }
             let input = &input[..length];
             if self.rest.is_empty() {
-                let (step, used) = self.handle_packets(input, text)?;
+                let (step, used) = self.handle_packets(input, texts)?;
                 self.rest.extend_from_slice(&input[used..]);
                 Ok(step)
             } else {
                 self.rest.extend_from_slice(input);
-                self.handle_rest(text)
+                self.handle_rest(texts)
             }
         })
     }
 
-    fn handle_rest(&mut self, text: &mut String) -> Result<Step, End> {
+    fn handle_rest(&mut self, texts: &mut Texts) -> Result<Step, End> {
         let mut rest = std::mem::take(&mut self.rest);
-        let (step, used) = self.handle_packets(&rest, text)?;
+        let (step, used) = self.handle_packets(&rest, texts)?;
         rest.advance(used);
         if !rest.is_empty() {
             self.rest = rest;
@@ -320,7 +320,7 @@ impl Session {
     }
 
     /// Handles complete packets as one batch, until one needs time. Says how many bytes they were.
-    fn handle_packets(&mut self, input: &[u8], text: &mut String) -> Result<(Step, usize), End> {
+    fn handle_packets(&mut self, input: &[u8], texts: &mut Texts) -> Result<(Step, usize), End> {
         let _batch = batch::begin();
         let mut used = 0;
         while self.finish_by.is_none() {
@@ -339,7 +339,7 @@ impl Session {
                     Err(_) => self.master.count_dropped(),
                 },
                 Action::Message { payload } => {
-                    if let Some(blocked) = self.master.receive(&self.identity, &self.outbox, payload, text) {
+                    if let Some(blocked) = self.master.receive(&self.identity, &self.outbox, payload, texts) {
                         return Ok((Step::Wait(Box::new(blocked)), used));
                     }
                 }
@@ -382,20 +382,17 @@ impl Session {
     // === output ===
 
     fn flush(&mut self) -> Result<(), End> {
-        let order = self.outbox.order();
+        let (flushed, order) = self.outbox.flush()?;
+        self.blocked = if let Flushed::Blocked(since) = flushed { Some(since) } else { None };
         match order {
             Order::GoOn => {}
             Order::Overflow => return Err(End::DoesNotRead("too much is queued for it")),
             Order::Closed => return Err(End::Finished),
+            Order::Finish if flushed == Flushed::All => return Err(End::Finished),
             Order::Finish => {
                 self.finish_by.get_or_insert_with(|| Instant::now() + LAST_WORDS);
             }
         }
-        self.blocked = match self.outbox.flush()? {
-            Flushed::All if order == Order::Finish => return Err(End::Finished),
-            Flushed::Blocked(since) => Some(since),
-            Flushed::All | Flushed::Busy => None,
-        };
         Ok(())
     }
 

@@ -2,29 +2,30 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{ids::ModuleId, wire};
 
 /// The values of all modules of one role.
 #[derive(Debug, Default)]
-pub(crate) struct Values(Mutex<HashMap<ModuleId, BTreeMap<String, Bytes>>>);
+pub(crate) struct Values(Mutex<HashMap<ModuleId, BTreeMap<String, Vec<u8>>>>);
 
 impl Values {
     /// Stores JSON text; an absent one is stored as `null`.
     pub(crate) fn put(&self, module: &ModuleId, key: &str, json: &[u8]) {
-        let json = if json.is_empty() { Bytes::from_static(b"null") } else { Bytes::copy_from_slice(json) };
+        let json = if json.is_empty() { b"null" } else { json };
         let mut values = self.0.lock();
-        let values = values.entry(module.clone()).or_default();
-        match values.get_mut(key) {
-            Some(value) => *value = json,
-            None => drop(values.insert(key.to_owned(), json)),
+        if let Some(value) = values.get_mut(module).and_then(|values| values.get_mut(key)) {
+            // What is reported every few seconds has the same length as a rule.
+            value.clear();
+            value.extend_from_slice(json);
+            return;
         }
+        values.entry(module.clone()).or_default().insert(key.to_owned(), json.to_vec());
     }
 
     /// The JSON text of one value.
-    pub(crate) fn get(&self, module: &ModuleId, key: &str) -> Option<Bytes> {
+    pub(crate) fn get(&self, module: &ModuleId, key: &str) -> Option<Vec<u8>> {
         self.0.lock().get(module)?.get(key).cloned()
     }
 

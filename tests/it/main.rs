@@ -20,6 +20,7 @@ mod levels;
 mod membership;
 mod monitor_life;
 mod node_peers;
+mod odd_json;
 mod oracle;
 mod plugin_authors;
 mod plugin_commands;

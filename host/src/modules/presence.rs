@@ -164,8 +164,9 @@ impl Presence {
     }
 
     fn begin_step(&self, step: Step, now: u64) {
+        // In this order: whoever sees the beginning sees whose it is.
         self.plate.step.store(step.pack(), Ordering::Relaxed);
-        self.step_since.store(now, Ordering::SeqCst);
+        self.step_since.store(now, Ordering::Release);
     }
 
     fn end_step(&self, now: u64) {

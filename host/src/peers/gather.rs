@@ -39,13 +39,17 @@ impl Gather {
     }
 
     pub(crate) fn answer(&self, index: usize, error: &[u8], body: &[u8]) {
-        let mut one = format!("{{\"id\":{}", wire::json_text(self.ids[index].as_str()));
-        for (name, json) in [("error", error), ("body", body)] {
+        let id = self.ids[index].as_str();
+        let mut one = String::with_capacity(32 + id.len() + error.len() + body.len());
+        one.push_str("{\"id\":");
+        one.push_str(&wire::json_text(id));
+        for (name, json) in [(",\"error\":", error), (",\"body\":", body)] {
             // It was read as JSON text; were it none, this answer alone would be left out.
             if let Ok(json) = std::str::from_utf8(json)
                 && !json.is_empty()
             {
-                one.push_str(&format!(",\"{name}\":{json}"));
+                one.push_str(name);
+                one.push_str(json);
             }
         }
         one.push('}');

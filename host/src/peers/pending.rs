@@ -1,7 +1,8 @@
 //! What was asked of one server and is not answered yet.
 
 use std::{
-    collections::BTreeMap,
+    borrow::Cow,
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -23,17 +24,17 @@ use crate::{
 /// The requests under way to one server id. Each ends once: whoever takes it out of here ends it.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    /// By id, so that the oldest comes first.
-    waiting: Mutex<BTreeMap<u64, Waiting>>,
+    /// By id, so that the oldest comes first. Answers mostly come in that order, too.
+    waiting: Mutex<VecDeque<Waiting>>,
     count: AtomicUsize,
     limit: usize,
 }
 
 #[derive(Debug)]
 struct Waiting {
+    id: u64,
     /// The request as it was sent: what a repetition is made from.
     frame: Bytes,
-    module: Box<str>,
     sent_to: ConnId,
     deadline: Instant,
     waiter: Waiter,
@@ -81,7 +82,6 @@ impl Pending {
         &self,
         id: u64,
         sent_to: ConnId,
-        module: &str,
         frame: Bytes,
         deadline: Instant,
         waiter: Waiter,
@@ -90,7 +90,8 @@ impl Pending {
         if waiting.len() >= self.limit {
             return Err(waiter);
         }
-        waiting.insert(id, Waiting { frame, module: module.into(), sent_to, deadline, waiter });
+        let at = waiting.partition_point(|earlier| earlier.id < id);
+        waiting.insert(at, Waiting { id, frame, sent_to, deadline, waiter });
         self.count.store(waiting.len(), Ordering::Relaxed);
         Ok(())
     }
@@ -98,17 +99,24 @@ impl Pending {
     /// Takes the request that an answer is for; `None` if there is none (any more).
     pub(crate) fn take(&self, id: u64) -> Option<Waiter> {
         let mut waiting = self.waiting.lock();
-        let found = waiting.remove(&id);
+        let at = waiting.binary_search_by_key(&id, |waiting| waiting.id).ok()?;
+        let found = waiting.remove(at);
         self.count.store(waiting.len(), Ordering::Relaxed);
+        if waiting.is_empty() {
+            // An idle server has nothing to remember, and is to cost nothing.
+            *waiting = VecDeque::new();
+        }
         found.map(|waiting| waiting.waiter)
     }
 
     /// What to send to a server that came back: everything again, oldest first, with the id as a string.
     pub(crate) fn repeat(&self, to: ConnId) -> Vec<Bytes> {
         let mut waiting = self.waiting.lock();
-        let repeated = waiting.iter_mut().filter_map(|(id, waiting)| {
+        let mut scratch = String::new();
+        let repeated = waiting.iter_mut().filter_map(|waiting| {
             waiting.sent_to = to;
-            repetition(*id, &waiting.frame)
+            let (module, body) = waiting.asked(&mut scratch)?;
+            Some(envelope::request(Topic::Monitor, waiting.id, true, &module, body.as_bytes()))
         });
         repeated.collect()
     }
@@ -125,7 +133,7 @@ impl Pending {
 
     /// Takes what was sent to a module.
     pub(crate) fn forget(&self, module: &str) -> Vec<Waiter> {
-        self.extract(|waiting| &*waiting.module == module)
+        self.extract(|waiting| waiting.asked(&mut String::new()).is_some_and(|(asked, _)| asked == module))
     }
 
     /// Takes everything.
@@ -140,21 +148,24 @@ impl Pending {
 
     fn extract(&self, which: impl Fn(&Waiting) -> bool) -> Vec<Waiter> {
         let mut waiting = self.waiting.lock();
-        let taken = waiting.extract_if(.., |_, waiting| which(waiting)).map(|(_, waiting)| waiting.waiter).collect();
+        if !waiting.iter().any(&which) {
+            return Vec::new();
+        }
+        let (taken, kept): (Vec<_>, _) = std::mem::take(&mut *waiting).into_iter().partition(which);
+        *waiting = kept.into();
         self.count.store(waiting.len(), Ordering::Relaxed);
-        taken
+        taken.into_iter().map(|waiting| waiting.waiter).collect()
     }
 }
 
-fn repetition(id: u64, frame: &Bytes) -> Option<Bytes> {
-    let Ok(Some((packet::Packet::Publish { payload, .. }, _))) = packet::decode(frame, packet::MAX_REMAINING) else {
-        return None;
-    };
-    let mut scratch = String::new();
-    match envelope::read(payload, &mut scratch) {
-        Ok(envelope::Envelope::Request { module, body, .. }) => {
-            Some(envelope::request(Topic::Monitor, id, true, &module, body.as_bytes()))
+impl Waiting {
+    /// The module that was asked, and what.
+    fn asked<'a>(&'a self, scratch: &'a mut String) -> Option<(Cow<'a, str>, &'a str)> {
+        let decoded = packet::decode(&self.frame, packet::MAX_REMAINING);
+        let Ok(Some((packet::Packet::Publish { payload, .. }, _))) = decoded else { return None };
+        match envelope::read(payload, scratch) {
+            Ok(envelope::Envelope::Request { module, body, .. }) => Some((module, body)),
+            _ => None,
         }
-        _ => None,
     }
 }

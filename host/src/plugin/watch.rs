@@ -11,8 +11,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use notify::{RecommendedWatcher, RecursiveMode};
-use notify_debouncer_full::{Debouncer, NoCache, new_debouncer_opt};
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode,
+    event::{AccessKind, AccessMode},
+};
+use notify_debouncer_full::{DebounceEventResult, Debouncer, NoCache, new_debouncer_opt};
 use tokio::sync::Notify;
 
 use super::trust::signature_of;
@@ -127,14 +130,18 @@ impl Hints {
         self.watch = None;
         let Some(identity) = now else { return };
         let hint = self.hint.clone();
-        // Events and errors alike: an overflow is a reason to look.
-        let watching =
-            new_debouncer_opt(DEBOUNCE, None, move |_| hint.notify_one(), NoCache, notify::Config::default()).and_then(
-                |mut debouncer: Debouncer<RecommendedWatcher, NoCache>| {
-                    debouncer.watch(&self.directory, RecursiveMode::NonRecursive)?;
-                    Ok(debouncer)
-                },
-            );
+        // Errors are hints, too: an overflow is a reason to look.
+        let tell = move |events: DebounceEventResult| {
+            if events.map_or(true, |events| events.iter().any(|event| is_change(event.kind))) {
+                hint.notify_one();
+            }
+        };
+        let watching = new_debouncer_opt(DEBOUNCE, Some(DEBOUNCE), tell, NoCache, notify::Config::default()).and_then(
+            |mut debouncer: Debouncer<RecommendedWatcher, NoCache>| {
+                debouncer.watch(&self.directory, RecursiveMode::NonRecursive)?;
+                Ok(debouncer)
+            },
+        );
         match watching {
             Ok(debouncer) => {
                 self.watch = Some((debouncer, identity));
@@ -155,5 +162,33 @@ impl Hints {
     /// Cancel safe: a hint that nobody waited for is kept.
     pub(crate) async fn next(&self) {
         self.hint.notified().await;
+    }
+}
+
+/// Whether something may be different now. Looking into the directory opens and reads it, and must not lead to the next look.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, ModifyKind};
+
+    use super::*;
+
+    #[test]
+    fn what_is_only_looked_at_has_not_changed() {
+        for access in [AccessKind::Read, AccessKind::Open(AccessMode::Any), AccessKind::Close(AccessMode::Read)] {
+            assert!(!is_change(EventKind::Access(access)), "{access:?}");
+        }
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        for change in
+            [written, EventKind::Create(CreateKind::File), EventKind::Modify(ModifyKind::Any), EventKind::Other]
+        {
+            assert!(is_change(change), "{change:?}");
+        }
     }
 }

@@ -167,31 +167,24 @@ impl Outbox {
         queue.order
     }
 
-    /// What the session is to do.
-    pub(crate) fn order(&self) -> Order {
-        self.queue.lock().order
-    }
-
-    /// Writes what is queued, as far as the socket takes it.
+    /// Writes what is queued, as far as the socket takes it. Also says what the session is to do.
     ///
     /// # Errors
     /// Those of the socket.
-    pub(crate) fn flush(&self) -> io::Result<Flushed> {
-        let Some(socket) = &self.socket else { return Ok(Flushed::All) };
+    pub(crate) fn flush(&self) -> io::Result<(Flushed, Order)> {
+        let mut queue = self.queue.lock();
         loop {
-            let mut frames = {
-                let mut queue = self.queue.lock();
-                if queue.writing {
-                    return Ok(Flushed::Busy);
-                }
-                if queue.frames.is_empty() {
-                    return Ok(Flushed::All);
-                }
-                queue.writing = true;
-                std::mem::take(&mut queue.frames)
+            if queue.writing {
+                return Ok((Flushed::Busy, queue.order));
+            }
+            let Some(socket) = self.socket.as_ref().filter(|_| !queue.frames.is_empty()) else {
+                return Ok((Flushed::All, queue.order));
             };
+            queue.writing = true;
+            let mut frames = std::mem::take(&mut queue.frames);
+            drop(queue);
             let (written, result) = frames.write_to(socket);
-            let mut queue = self.queue.lock();
+            queue = self.queue.lock();
             queue.writing = false;
             queue.bytes = queue.bytes.saturating_sub(written);
             if written > 0 {
@@ -204,7 +197,7 @@ impl Outbox {
             frames.append(std::mem::take(&mut queue.frames));
             queue.frames = frames;
             return match result {
-                Ok(()) => Ok(Flushed::Blocked(*queue.blocked.get_or_insert_with(Instant::now))),
+                Ok(()) => Ok((Flushed::Blocked(*queue.blocked.get_or_insert_with(Instant::now)), queue.order)),
                 Err(error) => Err(error),
             };
         }
@@ -212,10 +205,7 @@ impl Outbox {
 
     /// Writes what is queued, at the end of a batch of another thread. What cannot be written is left to the session.
     pub(crate) fn flush_from_batch(&self) {
-        if self.socket.is_none()
-            || !matches!(self.flush(), Ok(Flushed::All | Flushed::Busy))
-            || self.order() != Order::GoOn
-        {
+        if self.socket.is_none() || !matches!(self.flush(), Ok((Flushed::All | Flushed::Busy, Order::GoOn))) {
             self.wake_session();
         }
     }
@@ -438,7 +428,7 @@ mod tests {
         });
         let mut blocked = 0;
         loop {
-            if let Flushed::Blocked(_) = outbox.flush().unwrap() {
+            if let (Flushed::Blocked(_), _) = outbox.flush().unwrap() {
                 blocked += 1;
                 socket.writable().await.unwrap();
                 continue;

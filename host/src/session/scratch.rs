@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, io};
 
+use bytes::{Bytes, BytesMut};
 use tokio::{io::Interest, net::TcpStream};
 
 /// How much is read at once: what a peer may have sent while others were served.
@@ -10,24 +11,53 @@ const INPUT: usize = 64 * 1024;
 /// Texts that were unquoted are short as a rule; what a long one took is given back.
 const TEXT_KEPT: usize = 64 * 1024;
 
+/// Bodies up to this size, in bytes, share allocations of [`BODIES`].
+const SHORT_BODY: usize = 1024;
+const BODIES: usize = 16 * 1024;
+
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch { input: vec![0; INPUT], text: String::new() });
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch { input: vec![0; INPUT], texts: Texts::default() });
 }
 
 /// Memory whose content means nothing between two uses.
 pub(super) struct Scratch {
     /// Where to read to.
     pub(super) input: Vec<u8>,
+    pub(super) texts: Texts,
+}
+
+/// Where the texts of messages are put.
+#[derive(Default)]
+pub(crate) struct Texts {
     /// The inner text of a double-encoded message.
-    pub(super) text: String,
+    pub(crate) inner: String,
+    pub(crate) bodies: Bodies,
+}
+
+/// Where bodies are put that go to another thread: many to an allocation, which is used again when that is done with them.
+#[derive(Default)]
+pub(crate) struct Bodies(BytesMut);
+
+impl Bodies {
+    /// The body, owned.
+    pub(crate) fn own(&mut self, body: &str) -> Bytes {
+        if body.len() > SHORT_BODY {
+            return Bytes::copy_from_slice(body.as_bytes());
+        }
+        if self.0.capacity() < body.len() {
+            self.0.reserve(BODIES);
+        }
+        self.0.extend_from_slice(body.as_bytes());
+        self.0.split().freeze()
+    }
 }
 
 /// Lends the thread's scratch memory; not again from within.
 pub(super) fn with<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| {
         let result = work(scratch);
-        if scratch.text.capacity() > TEXT_KEPT {
-            scratch.text = String::new();
+        if scratch.texts.inner.capacity() > TEXT_KEPT {
+            scratch.texts.inner = String::new();
         }
         result
     })
