@@ -6,10 +6,11 @@ mod figures;
 use std::{sync::Arc, time::Duration};
 
 use muster_plugin_api::{
-    Body, Event, RequestError, Role,
+    Body, Event, ProfileFormat, RequestError, Role,
     abi::{ask, query, tell},
 };
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use crate::{
         Modules,
         services::{Asker, Operation},
     },
+    profile,
     rpc::{self, Rpc},
     values::Values,
 };
@@ -108,6 +110,29 @@ impl App {
                 Ok(figures) => asker.answer(b"null", Body::of(&figures).unwrap_or_default().as_str().as_bytes()),
                 Err(error) => asker.fail(RequestError::Refused(format!("no figures of this process: {error}"))),
             })),
+            ask::PROFILE => {
+                #[derive(Deserialize)]
+                #[serde(rename_all = "camelCase")]
+                struct Wanted {
+                    duration_ms: u64,
+                    format: ProfileFormat,
+                }
+                let Ok(Wanted { duration_ms, format }) = serde_json::from_slice(body) else {
+                    return asker.fail(RequestError::Refused("expected {\"durationMs\", \"format\"}".into()));
+                };
+                self.runtime.spawn(async move {
+                    let mailbox = asker.mailbox.clone();
+                    let profile = profile::take(std::process::id(), Duration::from_millis(duration_ms), format);
+                    tokio::select! {
+                        profile = profile => match profile {
+                            Ok(profile) => asker.answer(b"null", json!(profile).to_string().as_bytes()),
+                            Err(error) => asker.fail(error),
+                        },
+                        // Nobody is left to be told.
+                        () = mailbox.closed() => {}
+                    }
+                });
+            }
             ask::SPAWN => asker.fail(RequestError::Refused("starting servers is not available yet".into())),
             _ => asker.fail(RequestError::Refused(format!("this host has no operation {op} in this role"))),
         }
@@ -173,6 +198,7 @@ impl App {
                 tracing::info!(target: "audit", %module, role = ?self.role, fields = %fields, "{a}");
             }
             tell::PUBLISH_CONNECTIONS => *self.connections.lock() = (!body.is_empty()).then(|| value(body)),
+            tell::END_PROFILE => return i64::from(profile::end()),
             _ => return -1,
         }
         1

@@ -9,6 +9,7 @@ mod daemons;
 mod error;
 mod module;
 mod plugin;
+mod profile;
 mod render;
 mod rpc;
 mod server;
@@ -24,6 +25,7 @@ use self::{
     error::CliError,
     module::ModuleCommand,
     plugin::PluginCommand,
+    profile::ProfileCommand,
     rpc::RpcArgs,
     server::ServerCommand,
 };
@@ -66,12 +68,18 @@ enum Command {
     Call(CallArgs),
     /// Call a remote of a server
     Rpc(RpcArgs),
+    /// See where the process of a server spends its time
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Vet a plugin file; for the daemons' own use
     #[command(hide = true)]
     Preflight(PreflightArgs),
     /// Run a plugin for a daemon; for the daemons' own use
     #[command(hide = true)]
     Worker(WorkerArgs),
+    /// Take a profile for a daemon; for the daemons' own use
+    #[command(hide = true)]
+    Sample,
 }
 
 /// Does what the command line says.
@@ -82,6 +90,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Demo(args) => report(args.run(), Output::Table),
         Command::Preflight(args) => args.run(),
         Command::Worker(args) => args.run(),
+        // Whoever started it waits for its output, and sees its end.
+        Command::Sample => match crate::profile::child_main() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(CliError::FAILED),
+        },
         Command::Server(ServerCommand::List(asking)) => {
             let output = asking.output;
             report(ask::block_on(server::list(asking)), output)
@@ -98,6 +111,7 @@ pub fn run(cli: Cli) -> ExitCode {
             let output = args.output();
             report(ask::block_on(call::run(args)), output)
         }
+        Command::Profile(command) => report(ask::block_on(profile::run(command)), Output::Table),
         Command::Rpc(args) => {
             let output = args.output();
             report(ask::block_on(rpc::run(args)), output)
@@ -149,7 +163,7 @@ mod tests {
         for code in ["0  ok", "1  failed", "2  wrong usage", "4  the master refused", "5  no master", "6  no answer"] {
             assert!(help.contains(code), "{code} is not in\n{help}");
         }
-        assert!(!help.contains("preflight") && !help.contains("worker"));
+        assert!(!help.contains("preflight") && !help.contains("worker") && !help.contains("sample"));
     }
 
     #[test]
@@ -158,6 +172,8 @@ mod tests {
             (&["muster"][..], 2),
             (&["muster", "no-such-command"], 2),
             (&["muster", "call"], 2),
+            (&["muster", "profile", "cpu", "x", "-o", "x.png"], 2),
+            (&["muster", "profile", "cpu", "x", "--seconds", "61"], 2),
             (&["muster", "rpc"], 2),
             (&["muster", "rpc", "chat"], 2),
             (&["muster", "rpc", "chat", "kick"], 2),
@@ -202,6 +218,9 @@ mod tests {
             "muster rpc list -o json --master h:1",
             "muster rpc chat-server-1 user.chatRemote.kick",
             "muster rpc chat user.chatRemote.kick uid-7 -5 {} --route uid-7 --timeout 5s -o json",
+            "muster profile cpu chat-server-1",
+            "muster profile cpu chat-server-1 --seconds 5 -o a.svg --master h:1 --timeout 5s",
+            "muster sample",
             "muster preflight file.so",
             "muster worker --memory=1 --cpu-seconds=2 --files=3 file.so",
         ] {

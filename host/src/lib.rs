@@ -17,6 +17,7 @@ mod monitor;
 mod net;
 mod peers;
 mod plugin;
+mod profile;
 mod rpc;
 mod session;
 mod store;

@@ -169,6 +169,9 @@ pub mod ask {
     /// `{"namespace", "service", "method", "args"}`. The answer's error is the first argument of the remote's callback,
     /// its body a list of the others.
     pub const RPC: u32 = 7;
+    /// Take a profile of the process that is watched: `body` is `{"durationMs", "format"}`, the answer's body a
+    /// [`CpuProfile`](crate::CpuProfile).
+    pub const PROFILE: u32 = 8;
 }
 
 /// Operations of [`HostApi::tell`].
@@ -216,6 +219,8 @@ pub mod tell {
     /// Code of the module is about to run, for a mail of kind `n`; 0 for a task of its own. Told before each piece of
     /// work in a turn, so that whoever watches from outside can say which handler does not return.
     pub const STEP: u32 = 21;
+    /// End the profile that is being taken.
+    pub const END_PROFILE: u32 = 22;
 }
 
 /// Reads of [`HostApi::query`].

@@ -58,6 +58,10 @@ impl App {
         App(agent)
     }
 
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.0
+    }
+
     /// Who this is.
     pub fn info(&self) -> Info {
         self.0.query(query::INFO, "", "").parse().unwrap_or_default()

@@ -71,6 +71,7 @@ mod export;
 mod manifest;
 mod message;
 mod module;
+mod profile;
 mod rpc;
 mod runtime;
 
@@ -80,6 +81,7 @@ pub use event::{Event, Server};
 pub use manifest::{Manifest, PluginManifest, Role, Schedule, ScheduleKind};
 pub use message::{Answer, Body, HandlerResult, ModuleError, RequestError};
 pub use module::{Caller, ClientCall, Context, Input, Message, Module, Options, Peer};
+pub use profile::{CpuProfile, ProfileFormat};
 pub use rpc::{Callee, RpcTarget};
 pub use serde_json;
 

@@ -1,6 +1,6 @@
 //! What all commands that ask a master have in common.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, ops::Deref, time::Duration};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, value::RawValue};
@@ -14,6 +14,16 @@ use crate::{
 /// Whom to ask, as whom, and how to show the answer.
 #[derive(Debug, Args)]
 pub(super) struct Asking {
+    #[command(flatten)]
+    login: Login,
+    /// How to show the answer
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(super) output: Output,
+}
+
+/// Whom to ask, and as whom.
+#[derive(Debug, Args)]
+pub(super) struct Login {
     /// Address of the master
     #[arg(long, value_name = "HOST:PORT", env = "MUSTER_MASTER", default_value = "127.0.0.1:3005")]
     master: Address,
@@ -26,9 +36,6 @@ pub(super) struct Asking {
     /// How long to wait for the login, and for the answer
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(super) timeout: Duration,
-    /// How to show the answer
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    pub(super) output: Output,
 }
 
 /// How an answer is shown.
@@ -40,7 +47,15 @@ pub(super) enum Output {
     Json,
 }
 
-impl Asking {
+impl Deref for Asking {
+    type Target = Login;
+
+    fn deref(&self) -> &Login {
+        &self.login
+    }
+}
+
+impl Login {
     /// Logs in.
     pub(super) async fn connect(&self) -> Result<Client, CliError> {
         let options =

@@ -68,6 +68,9 @@ impl CliError {
             CliError::NoModule(module) if module == crate::rpc::MODULE => {
                 "only Muster's master calls remotes for its clients, and this seems to be a Node master"
             }
+            CliError::NoModule(module) if module == crate::cli::profile::MODULE => {
+                "is the profiler plugin in the plugin directories of the master and of that server? (`muster plugin list`)"
+            }
             CliError::NoModule(module) if module == crate::cli::server::MODULE => {
                 "is the console plugin in the master's plugin directory? (`muster plugin list`)"
             }
