@@ -1,7 +1,7 @@
 # Everything is built with one profile (release), so that tests and product share what is compiled.
 
 T := $(or $(CARGO_TARGET_DIR),target)
-PLUGINS := console watchdog time_report watch_server system_info node_info monitor_log scripts
+PLUGINS := console watchdog time_report watch_server system_info node_info monitor_log scripts profiler
 FIXTURES := $(filter-out bad_panic_abort,$(notdir $(wildcard tests/fixtures/*)))
 CARGO := cargo
 

@@ -19,6 +19,7 @@ mod oracle;
 mod plugin_commands;
 mod plugin_life;
 mod plugin_trust;
+mod profiler;
 mod reload;
 mod requests;
 mod rpc;
