@@ -93,9 +93,6 @@ pub(crate) async fn take(pid: u32, wanted: Duration, format: ProfileFormat) -> R
     let taken = timeout(wanted + LATE, taking).await;
     drop(child.start_kill());
     drop(child.wait().await);
-    if pid == std::process::id() {
-        let_trace(PTracer::None);
-    }
     let failed = |reason: String| RequestError::Refused(format!("process {pid} cannot be profiled: {reason}"));
     let (verdict, data) = match taken {
         Ok(read) => read.map_err(|error| failed(format!("the one that does it ended early ({error})")))?,
@@ -131,6 +128,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        let_trace(PTracer::None);
         *RUNNING.lock() = None;
     }
 }

@@ -1,17 +1,21 @@
 //! CPU profiles of a monitor that has something to do: as files, as messages, and while their plugin is unloaded.
 
-use std::{fs, io::Read, net::SocketAddr, path::Path};
+use std::{fs, io::Read, net::SocketAddr, path::Path, process::Stdio};
 
 use flate2::read::GzDecoder;
 use muster_tests::{
     cli::{Finished, muster},
-    daemon::{Daemon, Setup},
-    deadline::{PROCESS, eventually},
+    daemon::{Daemon, Setup, binary},
+    deadline::{PROCESS, eventually, within},
     peer::Peer,
 };
 use prost::Message;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::Command,
+};
 
 const PLUGINS: &[&str] = &["console", "watchdog", "profiler", "busy"];
 
@@ -233,4 +237,36 @@ async fn clients_of_the_original_module_start_stop_and_get_a_profile() {
     assert_eq!(listed["body"], json!(["master-server-1", "gate-1"]));
     monitor.shutdown().await;
     master.shutdown().await;
+}
+
+/// A JavaScript program that uses the processor in functions that V8 has compiled.
+const BUSY_SCRIPT: &str = "\
+    function burnProcessorTime() { let sum = 0; for (let i = 0; i < 1e7; i++) sum += i % 7; return sum; }\
+    for (let i = 0; i < 20; i++) burnProcessorTime();\
+    console.log('busy');\
+    for (;;) burnProcessorTime();";
+
+#[tokio::test]
+async fn functions_of_a_javascript_program_are_named_if_it_tells_of_them() {
+    let mut command = Command::new("node");
+    command.args(["--perf-basic-prof", "-e", BUSY_SCRIPT]).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut program = command.spawn().expect("node runs");
+    let pid = program.id().expect("it runs");
+    let mut lines = BufReader::new(program.stdout.take().expect("stdout is piped")).lines();
+    let line = within("the program is busy", PROCESS, lines.next_line()).await;
+    assert_eq!(line.expect("it can be read").as_deref(), Some("busy"));
+
+    let mut sampler = Command::new(binary());
+    sampler.arg("sample").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut sampler = sampler.spawn().expect("the binary can be started");
+    let order = json!({"pid": pid, "duration_ms": 1000, "format": "tree"});
+    let mut stdin = sampler.stdin.take().expect("stdin is piped");
+    stdin.write_all(format!("{order}\n").as_bytes()).await.expect("it takes its order");
+    let output = within("the profile", PROCESS, sampler.wait_with_output()).await.expect("it ends");
+    drop(stdin);
+    program.kill().await.expect("a child can be killed");
+    fs::remove_file(format!("/tmp/perf-{pid}.map")).expect("node tells of its functions");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.starts_with("{\"Ok\":{\"samples\":") && text.contains("burnProcessorTime"), "{text}");
+    assert!(text.contains("node::Start(int, char**)"), "{text}");
 }

@@ -1,10 +1,18 @@
 //! Which function an address belongs to. Addresses are taken to the files they are mapped from while they are: a library
 //! may be gone before the profile ends.
 
-use std::{collections::HashMap, fs::File, io, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{File, Metadata},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
 
 use object::{Object, ObjectSegment, ObjectSymbol, ReadCache, SymbolKind};
 use procfs::process::{MMPermissions, MMapPath, Process};
+
+/// What is read of a file that tells of code made at run time; a large program's has some MB.
+const LARGEST_MAP: u64 = 64 << 20;
 
 /// A place in the code of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,9 +42,18 @@ struct Mapping {
 struct Code {
     /// What stands for functions without a name.
     label: String,
-    /// Opened at once: it may be removed. `None` for code that is in no file, or that nobody may read.
-    file: Option<File>,
-    table: Option<Table>,
+    source: Source,
+}
+
+/// Where names come from.
+enum Source {
+    /// Code that was made at run time, told of in the file that `perf` reads, if the program writes one
+    /// (`node --perf-basic-prof`).
+    MadeAtRunTime(PathBuf),
+    /// Opened at once: it may be removed.
+    File(File),
+    Read(Table),
+    Nothing,
 }
 
 /// The functions of a file.
@@ -89,8 +106,10 @@ impl Symbols {
                 MMapPath::Vdso | MMapPath::Vsyscall => "vdso".to_owned(),
                 _ => String::new(),
             };
+            // Code without a file stays at its address.
+            let offset = if name.is_empty() { map.address.0 } else { map.offset };
             let file = self.file(map.dev, map.inode, name);
-            self.mappings.push(Mapping { start: map.address.0, end: map.address.1, offset: map.offset, file });
+            self.mappings.push(Mapping { start: map.address.0, end: map.address.1, offset, file });
         }
         self.mappings.sort_unstable_by_key(|mapping| mapping.start);
     }
@@ -98,12 +117,17 @@ impl Symbols {
     fn file(&mut self, (major, minor): (i32, i32), inode: u64, name: String) -> usize {
         let (files, pid) = (&mut self.files, self.process.pid());
         *self.known.entry((major, minor, inode, name)).or_insert_with_key(|(.., name)| {
-            let stem = Path::new(name).file_name().map(|stem| stem.to_string_lossy().into_owned());
-            let label = stem.map_or_else(|| "[code without a file]".to_owned(), |stem| format!("[{stem}]"));
             // As the process sees it: it may have another root. Devices are not opened: that may do something.
-            let path = format!("/proc/{pid}/root{name}");
-            let is_file = Path::new(&path).metadata().is_ok_and(|metadata| metadata.is_file());
-            files.push(Code { label, file: is_file.then(|| File::open(path).ok()).flatten(), table: None });
+            let path = |name: &str| PathBuf::from(format!("/proc/{pid}/root{name}"));
+            let open =
+                |path: PathBuf| path.metadata().ok().filter(Metadata::is_file).and_then(|_| File::open(path).ok());
+            let (label, source) = match Path::new(name).file_name() {
+                Some(stem) => {
+                    (format!("[{}]", stem.to_string_lossy()), open(path(name)).map_or(Source::Nothing, Source::File))
+                }
+                None => ("[made at run time]".to_owned(), Source::MadeAtRunTime(path(&format!("/tmp/perf-{pid}.map")))),
+            };
+            files.push(Code { label, source });
             files.len() - 1
         })
     }
@@ -111,11 +135,15 @@ impl Symbols {
     /// The name of the function.
     pub(super) fn name(&mut self, frame: Frame) -> String {
         let Some(code) = self.files.get_mut(frame.file) else { return String::new() };
-        let table = code.table.get_or_insert_with(|| code.file.take().and_then(Table::read).unwrap_or_default());
-        match table.find(frame.offset) {
-            Some(name) => readable(name),
-            None => code.label.clone(),
-        }
+        let table = match std::mem::replace(&mut code.source, Source::Nothing) {
+            Source::Read(table) => Some(table),
+            Source::File(file) => Table::read(file),
+            Source::MadeAtRunTime(path) => Table::read_map(&path),
+            Source::Nothing => None,
+        };
+        let name = table.as_ref().and_then(|table| table.find(frame.offset)).map(readable);
+        code.source = table.map_or(Source::Nothing, Source::Read);
+        name.unwrap_or_else(|| code.label.clone())
     }
 }
 
@@ -148,13 +176,73 @@ impl Table {
         Some(Table { segments, functions })
     }
 
+    /// Lines of `ADDRESS SIZE NAME`, in hexadecimal. What was made later at an address goes before what was there.
+    fn read_map(path: &Path) -> Option<Table> {
+        let mut text = String::new();
+        let file = path.symlink_metadata().ok().filter(Metadata::is_file).and_then(|_| File::open(path).ok())?;
+        file.take(LARGEST_MAP).read_to_string(&mut text).ok()?;
+        let mut functions = BTreeMap::new();
+        for line in text.lines() {
+            let mut parts = line.splitn(3, ' ');
+            let mut number = || parts.next().and_then(|part| u64::from_str_radix(part, 16).ok());
+            if let (Some(address), Some(size), Some(name)) = (number(), number(), parts.next()) {
+                functions.insert(address, (size, name.to_owned()));
+            }
+        }
+        let functions = functions.into_iter().map(|(address, (size, name))| (address, size, name)).collect();
+        Some(Table { segments: vec![(0, u64::MAX, 0)], functions })
+    }
+
     fn find(&self, offset: u64) -> Option<&str> {
         let within = |(start, size, _): &&(u64, u64, u64)| (*start..start.saturating_add(*size)).contains(&offset);
         let (start, _, base) = self.segments.iter().find(within)?;
-        let address = offset - start + base;
+        let address = (offset - start).checked_add(*base)?;
         let after = self.functions.partition_point(|(start, ..)| *start <= address);
         let (start, size, name) = self.functions.get(after.checked_sub(1)?)?;
         // Written by hand in assembler, functions have no size.
-        (*size == 0 || address < start + size).then_some(name)
+        (*size == 0 || address - start < *size).then_some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_function_of_this_process_is_found_by_its_address() {
+        let mut symbols = Symbols::of(std::process::id()).unwrap();
+        let address = Sampled::function as fn() as usize as u64;
+        let frame = symbols.locate(address).unwrap();
+        assert!(symbols.name(frame).ends_with("Sampled::function"), "{}", symbols.name(frame));
+        assert_eq!(symbols.locate(8), None, "nothing is mapped there");
+    }
+
+    struct Sampled;
+
+    impl Sampled {
+        #[inline(never)]
+        fn function() {
+            std::hint::black_box(7);
+        }
+    }
+
+    #[test]
+    fn names_are_written_as_in_the_language_they_come_from() {
+        assert_eq!(readable("_ZN4node5StartEiPPc"), "node::Start(int, char**)");
+        assert_eq!(readable("_RNvC6_123foo3bar"), "123foo::bar");
+        assert_eq!(readable("main"), "main");
+    }
+
+    #[test]
+    fn code_made_at_run_time_is_named_by_the_newest_line() {
+        let mut map = tempfile::NamedTempFile::new().unwrap();
+        map.write_all(b"1000 20 JS:~old a.js:1\nodd\n1000 20 JS:*hot a.js:1\n2000 zz x\nfffffffffffffff0 ff edge\n")
+            .unwrap();
+        let table = Table::read_map(map.path()).unwrap();
+        assert_eq!(table.find(0x101f), Some("JS:*hot a.js:1"));
+        assert_eq!((table.find(0x1020), table.find(0xfff)), (None, None));
+        assert_eq!(table.find(0xffff_ffff_ffff_fffa), Some("edge"));
     }
 }
