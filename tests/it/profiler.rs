@@ -250,6 +250,9 @@ const BUSY_SCRIPT: &str = "\
 async fn functions_of_a_javascript_program_are_named_if_it_tells_of_them() {
     let mut command = Command::new("node");
     command.args(["--perf-basic-prof", "-e", BUSY_SCRIPT]).stdout(Stdio::piped()).kill_on_drop(true);
+    // V8 leaves a log where it was started.
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    command.current_dir(dir.path());
     let mut program = command.spawn().expect("node runs");
     let pid = program.id().expect("it runs");
     let mut lines = BufReader::new(program.stdout.take().expect("stdout is piped")).lines();
