@@ -17,9 +17,8 @@ use std::{
 
 use muster::{
     config::{MonitorConfig, Sources},
-    monitor::{Application, Ask, EmbeddedMonitor, Saying, serve_as_child},
+    monitor::{Application, Ask, EmbeddedMonitor, Event, Saying, serve_as_child},
 };
-use muster_plugin_api::Event;
 use serde_json::json;
 
 /// What the server is about.

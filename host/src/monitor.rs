@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use muster_plugin_api::{Event, Role};
+use muster_plugin_api::Role;
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::asks::Asks;
-pub use self::embedded::{Application, Ask, EmbeddedMonitor, Said, Saying, serve_as_child};
+pub use self::embedded::{Application, Ask, Body, EmbeddedMonitor, Event, Said, Saying, serve_as_child};
 pub(crate) use self::services::MonitorServices;
 use crate::{
     app::App,

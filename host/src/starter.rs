@@ -233,6 +233,8 @@ impl Starter {
             }
             match self.start_one(id, fields.clone(), before).await {
                 Ok(pid) => return info!(id, pid, "the server was started again"),
+                // Its link is broken, and not it: when its process ends, that is seen.
+                Err(NotStarted::Runs { pid, .. }) => return info!(id, pid, "the server is gone, but runs"),
                 Err(error) => error!(id, %error, "the server was not started again"),
             }
             next = self.with(id, |known| known.deaths.record(Instant::now(), Duration::ZERO));

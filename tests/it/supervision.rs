@@ -4,6 +4,7 @@ use std::path::Path;
 
 use muster_tests::daemon::{Daemon, Setup};
 use muster_tests::deadline::{PROCESS, eventually};
+use muster_tests::node::Node;
 use muster_tests::operator::Operator;
 use muster_tests::peer::Peer;
 use rustix::process::Signal;
@@ -230,6 +231,32 @@ async fn signals_of_no_meaning_to_a_monitor_are_passed_on() {
     assert_eq!(line(&chat.state_dir().join("told")).await, "usr1");
     chat.shutdown().await;
     master.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_original_master_lists_a_wrapped_program_and_does_not_start_a_second_one() {
+    let (_master, address) = Node::pomelo_master().await;
+    let setup = Setup::monitor(address, CHAT, "chat").plugins(&["console", "watchdog"]);
+    let mut chat = setup.wrapping(&["sh", "-c", "echo $$ >> pids; exec sleep 600"]).start().await;
+    chat.wait_registered().await;
+    let pid = line(&chat.state_dir().join("pids")).await;
+    let client = Node::logged_in(address, "client-1", "admin").await;
+    let listed = client.request("__console__", json!({"signal": "list"})).await;
+    assert_eq!(listed["body"]["msg"][CHAT]["pid"], number(&pid));
+
+    // It restarts by itself; the master takes it for one that cannot be restarted.
+    let answer = client.request("__console__", json!({"signal": "restart", "ids": [CHAT]})).await;
+    assert_eq!(answer["error"]["message"], "all servers start failed.");
+    let pids = chat.state_dir().join("pids");
+    eventually("it was started again", PROCESS, async || {
+        std::fs::read_to_string(&pids).ok().filter(|text| text.lines().count() == 2)
+    })
+    .await;
+    assert!(!runs(&pid));
+    let stop = async || client.request("__console__", json!({"signal": "stop", "ids": [CHAT]})).await["error"].clone();
+    eventually("it is registered again, and told to stop", PROCESS, async || stop().await.is_null().then_some(()))
+        .await;
+    assert_eq!(chat.wait(PROCESS).await.code(), Some(0));
 }
 
 #[tokio::test]

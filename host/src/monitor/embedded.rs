@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use clap::Parser;
-use muster_plugin_api::Body;
+pub use muster_plugin_api::{Body, Event};
 use serde_json::{Map, Value};
 
 pub use crate::application::{Application, Ask, Said, Saying};
