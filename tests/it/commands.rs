@@ -96,7 +96,7 @@ async fn the_commands_work_on_our_master() {
     let (mut connector, mut chat) =
         (monitor(master.address(), "connector").await, monitor(master.address(), "chat").await);
     let roles = ask(master.address(), "role list -o jsonl").await;
-    let line = r#"{"module":"__console__","command":"kill","level":1}"#;
+    let line = r#"{"module":"__console__","command":"kill","level":1,"field":"signal"}"#;
     assert!(roles.stdout.lines().any(|other| other == line), "{roles:?}");
     let list = ask(master.address(), "script list").await;
     assert_eq!(list.code, 0, "{list:?}");
