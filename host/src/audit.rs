@@ -21,7 +21,7 @@ pub(crate) fn record(
     client: &ClientIdentity,
     kind: &'static str,
     module: &str,
-    asked: &Asked,
+    asked: &Asked<'_>,
     permitted: Result<(), &'static str>,
 ) {
     tracing::info!(
@@ -32,8 +32,8 @@ pub(crate) fn record(
         address = %client.address,
         kind,
         module,
-        command = asked.command,
-        body = told(&asked.fields),
+        command = &*asked.command,
+        body = told(&serde_json::from_str(asked.body).unwrap_or_default()),
         outcome = permitted.err().unwrap_or("permitted"),
         "order"
     );

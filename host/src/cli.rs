@@ -209,6 +209,9 @@ mod tests {
             assert!(help.contains(code), "{code} is not in\n{help}");
         }
         assert!(!help.contains("preflight") && !help.contains("worker") && !help.contains("sample"));
+        assert!(!help.contains("Whom to ask"));
+        let places = ["\n  demo ", "\n  server ", "\n  events ", "\n  shell "].map(|name| help.find(name));
+        assert!(places.is_sorted() && places[0].is_some(), "{help}");
     }
 
     #[test]

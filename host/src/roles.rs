@@ -7,10 +7,11 @@
 //!
 //! The texts of refusals and their order are the original's (`ConsoleService`); but who a client is, its connection says.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use muster_plugin_api::{Commands, Manifest};
-use serde_json::{Map, Value};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
 
 use crate::modules::call::ClientIdentity;
 
@@ -42,11 +43,13 @@ pub struct Roles {
 
 /// What a client wants of a module.
 #[derive(Debug)]
-pub(crate) struct Asked {
-    /// The body, as far as it is an object.
-    pub(crate) fields: Map<String, Value>,
+pub(crate) struct Asked<'a> {
+    /// All that was sent: JSON.
+    pub(crate) body: &'a str,
     /// The command, or `*` if it has no name.
-    pub(crate) command: String,
+    pub(crate) command: Cow<'a, str>,
+    /// Who the client says it is; `None` for nothing.
+    claimed: Option<Value>,
     /// Whether it only looks.
     pub(crate) only_looks: bool,
     /// Who may.
@@ -61,19 +64,18 @@ impl Default for Roles {
 
 impl Roles {
     /// What a client wants of a module, and who may.
-    pub(crate) fn asked(&self, id: &str, commands: &Commands, body: &str) -> Asked {
-        let fields: Map<String, Value> = serde_json::from_str(body).unwrap_or_default();
-        let named = commands.field.as_ref().and_then(|field| fields.get(field)).and_then(Value::as_str);
-        let command = named.unwrap_or(Commands::OTHERS).to_owned();
+    pub(crate) fn asked<'a>(&self, id: &str, commands: &Commands, body: &'a str) -> Asked<'a> {
+        let Claims { claimed, command } = Claims::read(body, commands.field.as_deref());
+        let command = command.unwrap_or(Commands::OTHERS.into());
         let (only_looks, required) = (commands.only_looks(&command), self.required(id, commands, &command));
-        Asked { fields, command, only_looks, required }
+        Asked { body, command, claimed, only_looks, required }
     }
 
     /// Who may give one of the protocol's commands.
-    pub(crate) fn of_command(&self, command: &str, body: &str) -> Asked {
-        let fields = serde_json::from_str(body).unwrap_or_default();
+    pub(crate) fn of_command<'a>(&self, command: &'a str, body: &'a str) -> Asked<'a> {
+        let Claims { claimed, .. } = Claims::read(body, None);
         let required = self.required(PROTOCOL, &Commands::default(), command);
-        Asked { fields, command: command.to_owned(), only_looks: false, required }
+        Asked { body, command: command.into(), claimed, only_looks: false, required }
     }
 
     /// Who may give a command: what is configured for it, for its whole module, what the module declares, the default.
@@ -96,26 +98,79 @@ impl Roles {
     }
 }
 
-impl Asked {
+impl Asked<'_> {
     /// Whether this client may.
     ///
     /// # Errors
     /// The original's text.
     pub(crate) fn permit(&self, client: &ClientIdentity) -> Result<(), &'static str> {
-        let claimed = match self.fields.get("clientId") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(claimed)) if claimed.is_empty() => None,
-            Some(Value::String(claimed)) if claimed == client.id.as_str() => Some(()),
+        let is_named = match &self.claimed {
+            None | Some(Value::Null) => false,
+            Some(Value::String(claimed)) if claimed.is_empty() => false,
+            Some(Value::String(claimed)) if claimed == client.id.as_str() => true,
             Some(_) => return Err("Client info error"),
         };
         match self.required {
             Required::Anybody => Ok(()),
             // For what has a name, as in the original; it says nothing that the connection does not know.
-            _ if claimed.is_none() && self.command != Commands::OTHERS => Err("Unknow clientId"),
+            _ if !is_named && self.command != Commands::OTHERS => Err("Unknow clientId"),
             Required::Level(_) if client.level == 0 => Err("Client info error"),
             Required::Level(most) if client.level <= most => Ok(()),
             Required::Level(_) | Required::Nobody => Err("Command permission denied"),
         }
+    }
+}
+
+/// What the table asks of a body. Nothing else of it is read: bodies may be large.
+#[derive(Debug, Default)]
+struct Claims<'a> {
+    claimed: Option<Value>,
+    command: Option<Cow<'a, str>>,
+}
+
+/// Reads an object; of a field that is there twice the last counts, as in JavaScript.
+struct ClaimsOf<'f> {
+    /// Where the command is.
+    field: Option<&'f str>,
+}
+
+impl<'a> Claims<'a> {
+    /// A body that is no object claims nothing.
+    fn read(body: &'a str, field: Option<&str>) -> Claims<'a> {
+        ClaimsOf { field }.deserialize(&mut serde_json::Deserializer::from_str(body)).unwrap_or_default()
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ClaimsOf<'_> {
+    type Value = Claims<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Claims<'de>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ClaimsOf<'_> {
+    type Value = Claims<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Claims<'de>, A::Error> {
+        let mut claims = Claims::default();
+        while let Some(name) = fields.next_key::<Cow<'de, str>>()? {
+            if name == "clientId" {
+                claims.claimed = Some(fields.next_value()?);
+            } else if self.field == Some(&*name) {
+                claims.command = match fields.next_value()? {
+                    Value::String(command) => Some(command.into()),
+                    _ => None,
+                };
+            } else {
+                fields.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(claims)
     }
 }
 
@@ -202,6 +257,17 @@ mod tests {
             let body = |signal| json!({ "signal": signal, "clientId": claimed });
             assert_eq!(check(&roles, &console, 1, body("list")), look, "{claimed}");
             assert_eq!(check(&roles, &console, 1, body("stop")), change, "{claimed}");
+        }
+    }
+
+    #[test]
+    fn of_a_field_that_is_there_twice_the_last_counts_and_names_may_be_escaped() {
+        let (roles, console) = (Roles::default(), console());
+        let asked = |body| roles.asked("c", &console.commands, body).command.into_owned();
+        assert_eq!(asked(r#"{"signal":"list","signal":"stop"}"#), "stop");
+        assert_eq!(asked(r#"{"sign\u0061l":"st\u006fp","signal2":"list"}"#), "stop");
+        for odd in ["", "7", "[\"list\"]", r#"{"signal":"list""#, r#"{"signal":["list"]}"#] {
+            assert_eq!(asked(odd), "*", "{odd}");
         }
     }
 

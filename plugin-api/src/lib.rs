@@ -54,6 +54,11 @@
 //! # Panics
 //! A panic ends the callback it happens in: the caller gets an error, the log the text. `panic = "abort"` is refused.
 //!
+//! # Who may do what
+//! The master asks before a client's message reaches a module. A module declares which of its commands only look
+//! ([`Manifest::commands`], [`Manifest::only_looks`]): these are open to every user who is logged in. Everything else, and
+//! all of a module that declares nothing, is for administrators, and recorded.
+//!
 //! # Replacement
 //! When the file is replaced, the new generation is created and started beside the old one; then messages go to the new
 //! one, the old one ends what it has begun (5 s), is stopped, dropped, and unmapped. Values stored with [`Agent::put`]

@@ -45,9 +45,9 @@ pub struct Manifest {
     pub commands: Commands,
 }
 
-/// What clients may do with a module: what only looks is open to every user who is logged in, everything else needs level
-/// 1. The master asks this before a message reaches the module, also of notifies; its operator may set other levels
-/// (`roles` in the configuration), and everything that is not a look is a line of the audit.
+/// What clients may do with a module: what only looks is open to every user who is logged in, everything else needs a
+/// user of level one. The master asks this before a message reaches the module, also of notifies; its operator may set
+/// other levels (`roles` in the configuration), and everything that is not a look is a line of the audit.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Commands {

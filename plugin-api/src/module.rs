@@ -57,7 +57,8 @@ pub trait Module: Sized + 'static {
         async { Err(ModuleError::no_such_handler()) }
     }
 
-    /// In the master: a message from a client. Who may send it was asked before: see [`Manifest::commands`](crate::Manifest::commands).
+    /// In the master: a message from a client. Who may send it was asked before, see
+    /// [`Manifest::commands`](crate::Manifest::commands).
     ///
     /// # Errors
     /// Sent to the caller, if it asked for an answer.

@@ -96,7 +96,7 @@ async fn the_commands_work_on_our_master() {
     let (mut connector, mut chat) =
         (monitor(master.address(), "connector").await, monitor(master.address(), "chat").await);
     let roles = ask(master.address(), "role list -o jsonl").await;
-    let line = r#"{"module":"__console__","command":"kill","level":1}"#;
+    let line = r#"{"module":"__console__","command":"kill","level":1,"field":"signal"}"#;
     assert!(roles.stdout.lines().any(|other| other == line), "{roles:?}");
     let list = ask(master.address(), "script list").await;
     assert_eq!(list.code, 0, "{list:?}");
@@ -154,13 +154,22 @@ async fn a_log_is_read_through_the_master() {
     let place = tempfile::tempdir().expect("a temporary directory can be made");
     let entry = json!({"route": "chat.send", "time": "now", "timeUsed": 7, "params": {"a": 1}});
     let line = format!("[2026-11-22 01:00:00.000] [INFO] con-log - {entry}\n");
-    std::fs::write(place.path().join("con-log-chat-server-1.log"), line).expect("a temporary file can be written");
+    std::fs::write(place.path().join("con-log-chat-server-1.log"), &line).expect("a temporary file can be written");
     let master = Setup::master().plugins(&["console", "monitor_log"]).start().await;
     let setup = Setup::monitor(master.address(), "chat-server-1", "chat").plugins(&["monitor_log"]);
     let chat = setup.set("modules.monitorLog.root", &place.path().display().to_string()).start().await;
     chat.wait_registered().await;
     let done = ask(master.address(), "server logs chat-server-1 -n 5").await;
     assert!(done.code == 0 && done.stdout.contains("chat.send"), "{done:?}");
+
+    let address = master.address().to_string();
+    let mut command = program();
+    command.args(["server", "logs", "chat-server-1", "--follow", "--master", &address]);
+    let mut followed = Terminal::open("muster server logs", command);
+    followed.wait_for("chat.send").await;
+    let later = line.replace("chat.send", "chat.later");
+    std::fs::write(place.path().join("con-log-chat-server-1.log"), line + &later).expect("it can be written");
+    followed.wait_for("chat.later").await;
     for daemon in [chat, master] {
         daemon.shutdown().await;
     }

@@ -111,6 +111,13 @@ async fn everything(fleet: Fleet, master: SocketAddr, script: &str) {
             cli.run(&line.replace("SCRIPT", script), *question, shown).await;
         }
     }
+    if fleet == Fleet::Master {
+        // It starts a process, which ends with all others.
+        let line = format!("add host=127.0.0.1 port={} serverType=chat id=chat-server-9", free_port());
+        cli.run(&line, Some("add this server"), "all>").await;
+        let there = muster(&["server", "wait", "chat-server-9", "--master", &master.to_string()]).await;
+        assert_eq!(there.code, 0, "{there:?}");
+    }
     let mut other = PomeloCli::start(master, "admin", "all").await;
     other.type_line("quit");
     assert!(other.ended().await.success());

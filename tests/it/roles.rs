@@ -36,6 +36,8 @@ struct Row {
     module: String,
     command: String,
     level: Value,
+    /// Where a body has the command.
+    field: Option<String>,
 }
 
 /// How a client reaches what a row is about.
@@ -65,19 +67,13 @@ async fn table(admin: &mut Peer) -> Vec<Row> {
     let answer = admin.request("__roles__", json!({"action": "list"})).await;
     let rows = answer["body"]["roles"].as_array().expect("a table").iter();
     let text = |row: &Value, field: &str| row[field].as_str().expect("a name").to_owned();
-    rows.map(|row| Row { module: text(row, "module"), command: text(row, "command"), level: row["level"].clone() })
-        .collect()
-}
-
-/// The field that names a command, by module: PROTOCOL 12 and 13, and the host's own.
-fn field_of(module: &str) -> Option<&'static str> {
-    match module {
-        "__console__" => Some("signal"),
-        "watchServer" => Some("comd"),
-        "scripts" => Some("command"),
-        "__plugins__" | "__roles__" => Some("action"),
-        _ => None,
-    }
+    let row = |row: &Value| Row {
+        module: text(row, "module"),
+        command: text(row, "command"),
+        level: row["level"].clone(),
+        field: row["field"].as_str().map(str::to_owned),
+    };
+    rows.map(row).collect()
 }
 
 /// What the table and the protocol say: the error, or `None` for what is let through.
@@ -104,7 +100,7 @@ fn verdict(row: &Row, level: u32, claim: Claim) -> Option<&'static str> {
 /// A body that changes nothing should it be let through: all that names something is missing.
 fn body(row: &Row, user: &str, claim: Claim) -> Value {
     let mut body = json!({"username": "admin"});
-    if let Some(field) = field_of(&row.module).filter(|_| row.command != "*") {
+    if let Some(field) = row.field.as_deref().filter(|_| row.command != "*") {
         body[field] = json!(row.command);
     }
     let other = USERS.iter().map(|(name, _)| *name).find(|name| *name != user).expect("there are others");

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum, builder::Resettable, error::ErrorKind};
 use serde_json::{Value, value::RawValue};
 
 use super::{
@@ -187,7 +187,13 @@ impl Ask {
 impl Subcommand for Asked {
     fn augment_subcommands(command: Command) -> Command {
         let asks = Ask::augment_subcommands(Command::new("ask"));
-        command.subcommands(asks.get_subcommands().cloned().map(Asking::augment_args))
+        let before = command.get_subcommands().count();
+        let with_asking = |(place, ask): (usize, &Command)| {
+            // The flags bring a description of their own, and the place is one among the asks.
+            let asked = Asking::augment_args(ask.clone()).about(Resettable::from(ask.get_about().cloned()));
+            asked.long_about(Resettable::from(ask.get_long_about().cloned())).display_order(before + place)
+        };
+        command.subcommands(asks.get_subcommands().enumerate().map(with_asking))
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {

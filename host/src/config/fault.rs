@@ -21,7 +21,7 @@ pub enum Origin {
         /// Counted from 1.
         line: Option<usize>,
         /// Where exactly, for a TOML file.
-        place: Option<Place>,
+        place: Option<Box<Place>>,
     },
     /// What holds if nothing is said.
     Default,

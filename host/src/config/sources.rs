@@ -298,8 +298,11 @@ fn read_file(path: &Path, faults: &FaultList) -> Node {
     };
     let line = |at: usize| 1 + text.as_bytes().iter().take(at).filter(|&&byte| byte == b'\n').count();
     let (table, errors) = DeTable::parse_recoverable(&text);
-    let origin =
-        |place: Place| Origin::File { path: path.into(), line: Some(line(place.value.start)), place: Some(place) };
+    let origin = |place: Place| Origin::File {
+        path: path.into(),
+        line: Some(line(place.value.start)),
+        place: Some(Box::new(place)),
+    };
     for error in errors {
         let origin = match error.span() {
             Some(span) => origin(Place { key: span.clone(), value: span }),

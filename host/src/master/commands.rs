@@ -1,7 +1,7 @@
 //! The three commands of clients.
 
 use muster_plugin_api::Role;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tracing::warn;
 
 use super::Master;
@@ -51,7 +51,7 @@ impl Master {
         };
         let kept = self.store.keep(Kept::DisabledModule, own_id.as_str(), (!enable).then_some(""));
         // With a `clientId` in the body, monitors of version 1.0.1 never read from this connection again (Q18).
-        let mut forwarded = asked.fields;
+        let mut forwarded: Map<String, Value> = serde_json::from_str(asked.body).unwrap_or_default();
         forwarded.remove("clientId");
         let body = Value::Object(forwarded).to_string();
         let frame = envelope::command(Topic::Monitor, None, command, Some(module), body.as_bytes());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use muster_plugin_api::{Manifest, Role};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Master, commands::answer, plugins};
@@ -16,7 +17,8 @@ use crate::{
     wire::{self, Topic, envelope::ReqId},
 };
 
-/// The module that tells who may do what: `{"action":"list"}` is answered by `{"roles":[{"module","command","level"}]}`.
+/// The module that tells who may do what: `{"action":"list"}` is answered by
+/// `{"roles":[{"module","command","level","field"}]}`; `field` is where a body has the command.
 const ROLES: &str = "__roles__";
 
 /// The modules that are the host's own; no plugin may take their ids.
@@ -42,12 +44,12 @@ impl Master {
             None
         };
         if let Some(manifest) = hosted(module) {
-            let asked = self.permit(client, reply(), &manifest, body)?;
+            self.permit(client, reply(), &manifest, body)?;
             if let Some(reply) = reply() {
                 match module {
                     ROLES => answer(Some(reply), Ok(self.roles())),
                     rpc::MODULE => self.about_rpc(reply, body),
-                    _ => self.about_plugins(client, reply, asked.fields),
+                    _ => self.about_plugins(client, reply, body),
                 }
             }
             return None;
@@ -63,7 +65,13 @@ impl Master {
     }
 
     /// Asks the table, writes the audit, and refuses.
-    fn permit(&self, client: &ClientIdentity, reply: Option<Reply>, manifest: &Manifest, body: &str) -> Option<Asked> {
+    fn permit<'a>(
+        &self,
+        client: &ClientIdentity,
+        reply: Option<Reply>,
+        manifest: &Manifest,
+        body: &'a str,
+    ) -> Option<Asked<'a>> {
         let asked = self.roles.load().asked(&manifest.id, &manifest.commands, body);
         let permitted = asked.permit(client);
         if permitted.is_err() || !(asked.only_looks || is_further_piece(&asked)) {
@@ -82,13 +90,18 @@ impl Master {
     /// The whole table, as it is now.
     fn roles(&self) -> Value {
         let roles = self.roles.load();
-        let row = |module: &str, command: &str, required: Required| json!({ "module": module, "command": command, "level": required.to_json() });
-        let protocol = Manifest::new(roles::PROTOCOL, "").commands("", &[], &roles::PROTOCOL_COMMANDS);
+        let mut protocol = Manifest::new(roles::PROTOCOL, "").commands("", &[], &roles::PROTOCOL_COMMANDS);
+        protocol.commands.field = None;
         let served = self.modules.list(Role::Master).into_iter().filter_map(|id| self.modules.find(Role::Master, &id));
         let manifests = [protocol].into_iter().chain(HOSTED.into_iter().filter_map(hosted));
         let manifests: Vec<Manifest> = manifests.chain(served.map(|route| (*route.manifest).clone())).collect();
         let of_module = |manifest: &Manifest| {
-            roles.rows(manifest).map(|(command, required)| row(&manifest.id, command, required)).collect::<Vec<_>>()
+            let (module, field) = (&manifest.id, &manifest.commands.field);
+            let row = |(command, required): (&str, Required)| {
+                let level = required.to_json();
+                json!({ "module": module, "command": command, "level": level, "field": field })
+            };
+            roles.rows(manifest).map(row).collect::<Vec<_>>()
         };
         json!({ "roles": manifests.iter().flat_map(of_module).collect::<Vec<_>>() })
     }
@@ -106,6 +119,10 @@ fn hosted(module: &str) -> Option<Manifest> {
 }
 
 /// Of many pieces of a plugin the first is told of, and what is done with them.
-fn is_further_piece(asked: &Asked) -> bool {
-    asked.command == "upload" && asked.fields.get("offset").is_some_and(|offset| offset != 0)
+fn is_further_piece(asked: &Asked<'_>) -> bool {
+    #[derive(Deserialize)]
+    struct Piece {
+        offset: u64,
+    }
+    asked.command == "upload" && serde_json::from_str::<Piece>(asked.body).is_ok_and(|piece| piece.offset > 0)
 }

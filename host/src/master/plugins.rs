@@ -16,7 +16,7 @@ use std::{io, sync::Arc, time::Duration};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use muster_plugin_api::Manifest;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{Master, commands::answer, uploads::Uploads};
@@ -94,8 +94,8 @@ struct Errand {
 
 impl Master {
     /// Answers the host's own module `__plugins__`.
-    pub(super) fn about_plugins(&self, client: &Arc<ClientIdentity>, reply: Reply, fields: Map<String, Value>) {
-        let Ok(ask) = serde_json::from_value::<Ask>(Value::Object(fields)) else {
+    pub(super) fn about_plugins(&self, client: &Arc<ClientIdentity>, reply: Reply, body: &str) {
+        let Ok(ask) = serde_json::from_str::<Ask>(body) else {
             return reply.refuse("expected an object with an action, such as {\"action\":\"list\"}");
         };
         match ask.action.as_str() {
