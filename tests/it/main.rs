@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, reason = "a test's name is its sentence")]
 
+mod abi;
 mod application;
 mod conformance;
 mod conformance_client;
@@ -28,3 +29,4 @@ mod scripts_and_logs;
 mod signals;
 mod system_modules;
 mod watch_server;
+mod wrong_plugins;
