@@ -58,7 +58,7 @@ lint:
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 
 doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --features muster-plugin-api/testing
 
 clean:
 	$(CARGO) clean

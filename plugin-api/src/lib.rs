@@ -80,9 +80,63 @@
 //! the state that it had at the switch: what the new one did is no state to go on with. What has to survive anything,
 //! also the end of a worker process, belongs into [`Agent::put`].
 //!
+//! # When what is called
+//! Always on the module's thread. The deadline is what the caller waits; the host cuts nothing off at it, but answers in
+//! the module's place, and drops an answer that comes later.
+//!
+//! | callback | when | until |
+//! |---|---|---|
+//! | [`Module::manifest`] | before anything, also in a child that only vets the file and by `muster plugin check` | 2 s, then the file is refused |
+//! | [`Module::create`] | once per role of the daemon | 10 s with `start`, then the file is refused |
+//! | [`Module::start`] | after it, before anything else; with it the old generation still serves | as for `create` |
+//! | [`Module::import_state`] | after it, if a generation before has handed something over | 1 s, then the old one serves on |
+//! | [`Module::monitor_handler`] | monitor: a message of the master, a tick of a push schedule | the caller's deadline (15 s, [`Manifest::deadline`]) |
+//! | [`Module::master_handler`] | master: a message of a monitor, a tick of a pull schedule | the same |
+//! | [`Module::client_handler`] | master: a message of a client | the same |
+//! | [`Module::on_event`] | something happened around it | none; the next event does not wait |
+//! | [`Module::export_state`] | before a new generation takes over | 1 s, then the new one starts without |
+//! | [`Module::stop`] | when no call is left: replaced, removed, disabled, or the daemon ends | 2 s, then it is dropped |
+//!
+//! None of them may block: that stops all modules of the library, and after the deadline the library is taken for hung, and
+//! refused further calls. What may: [`Agent::spawn_blocking`], on threads of the host. What waits without blocking:
+//! [`Agent::sleep`], the requests of [`MasterAgent`] and [`MonitorAgent`], [`Agent::spawn`] for what goes on beside the
+//! callbacks. So a plugin needs no runtime, and must not bring one.
+//!
+//! # What outlives what
+//! | | a call | a reload | the worker's end | the daemon's end |
+//! |---|---|---|---|---|
+//! | a local variable | | | | |
+//! | the instance, a `static`, a task of [`Agent::spawn`] | yes | | | |
+//! | a job of [`Agent::spawn_blocking`] that has begun | yes | yes, and the library stays in memory as long | | |
+//! | what is handed over ([`Manifest::state`]) | yes | yes | | |
+//! | values ([`Agent::put`]), settings, crons, the directory | yes | yes | yes | |
+//! | metrics ([`Agent::metrics`]) | yes | | yes | |
+//! | options, from the configuration | yes | yes | yes | yes |
+//!
+//! # Logs and metrics
+//! [`Agent::log`] and panics go to the daemon's log, with `module` and `generation`; so do audit lines. [`Agent::metrics`]
+//! is kept by the daemon, by module, role and generation.
+//!
+//! # Cookbook
+//! The plugins that come with the project use nothing but this crate; each is a recipe.
+//!
+//! | to | see |
+//! |---|---|
+//! | collect something at an interval | `plugins/time-report`: the whole of it in seventy lines |
+//! | report when it changes, and keep a table | `plugins/system-info`, `plugins/node-info` |
+//! | offer commands to clients, with levels and an audit line | `plugins/console`: `args.rs`, `client.rs` |
+//! | know who comes and goes, and tell others | `plugins/watchdog`: `roster.rs` is pure, `master.rs` acts |
+//! | act on the server that is watched | `plugins/watch-server` |
+//! | read files of the machine safely | `plugins/monitor-log`, and `plugins/beneath` below it |
+//! | run scripts, with limits | `plugins/scripts`, and `plugins/sandbox` below it |
+//! | hand over state, block, measure, and test all of that | `tests/third-party/disk-usage`, a crate of its own |
+//!
+//! `muster plugin new NAME` begins a crate; `testing` (a feature of this one) tests it; `muster plugin check`, `test` and `dev` take it further.
+//! Which file is loaded by which host says `ABI.md` beside this crate's `Cargo.toml`, and `CHANGELOG.md` what is new.
+//!
 //! # What a library must not do
-//! Leave a thread behind; print; call `process::exit`; bring a runtime of its own. Timers and requests come from the
-//! [`Agent`].
+//! Leave a thread behind; print; call `process::exit`; bring a runtime of its own; need a C++ library. Timers, requests and
+//! threads for what blocks come from the [`Agent`].
 
 pub mod abi;
 mod agent;

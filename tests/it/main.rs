@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, reason = "a test's name is its sentence")]
 
+mod abi;
 mod app_channel;
 mod application;
 mod commands;
@@ -41,3 +42,4 @@ mod signals;
 mod supervision;
 mod system_modules;
 mod watch_server;
+mod wrong_plugins;

@@ -69,6 +69,8 @@ pub(crate) enum Refusal {
     PanicAbort,
     #[error("its manifest cannot be read ({0}): build it with `export_modules!` of muster-plugin-api")]
     Manifest(String),
+    #[error("its manifest cannot be had ({0}): `Module::manifest` is called before anything runs, and must not fail")]
+    ManifestFailed(String),
     #[error("it exports no modules: name at least one in `export_modules!`")]
     NoModules,
     #[error("module {0} of it has an empty id: give it one in `Manifest::new`")]

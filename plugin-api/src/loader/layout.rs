@@ -1,5 +1,7 @@
 //! Whether a library was built with an interface that fits.
 
+use std::fmt;
+
 use abi_stable::{
     StableAbi,
     abi_stability::abi_checking::{AbiInstability, AbiInstabilityErrors, check_layout_compatibility},
@@ -32,17 +34,22 @@ pub fn compare(header: &'static LibHeader) -> Result<(), Option<Difference>> {
     let plugin = header.layout().ok_or(None)?;
     let Err(error) = check_layout_compatibility(host, plugin) else { return Ok(()) };
     let Err(reverse) = check_layout_compatibility(plugin, host) else { return Ok(()) };
-    // The one with fewer complaints is nearer to the difference that matters.
-    let nearest = if reverse.errors.len() < error.errors.len() { &reverse } else { &error };
-    let (place, difference) = first(nearest);
+    // Where one has more fields than the other, nothing further is compared: then the other way round says more.
+    let (place, difference) = match first(&error, false) {
+        Some((_, _, true)) | None => first(&reverse, true).or_else(|| first(&error, false)),
+        found => found,
+    }
+    .map_or_else(
+        || ("an unknown place".to_owned(), "an unknown difference".to_owned()),
+        |(place, what, _)| (place, what),
+    );
     Err(Some(Difference { place, difference, details: error.to_string() }))
 }
 
-fn first(errors: &AbiInstabilityErrors) -> (String, String) {
-    let Some(first) = errors.errors.iter().filter(|error| !error.errs.is_empty()).min_by_key(|error| error.index)
-    else {
-        return ("an unknown place".to_owned(), "an unknown difference".to_owned());
-    };
+/// The first difference: where, what, and whether it is only a number of fields. `reversed`: the host was compared with the
+/// plugin's expectations.
+fn first(errors: &AbiInstabilityErrors, reversed: bool) -> Option<(String, String, bool)> {
+    let first = errors.errors.iter().filter(|error| !error.errs.is_empty()).min_by_key(|error| error.index)?;
     let mut place: Vec<&str> = vec!["PluginRoot"];
     for step in &first.stack_trace {
         let name = match step.expected {
@@ -57,29 +64,23 @@ fn first(errors: &AbiInstabilityErrors) -> (String, String) {
             name => place.push(name),
         }
     }
-    let difference = match first.errs.iter().next() {
-        Some(AbiInstability::Name(pair)) => {
-            format!("type {} expected, {} found", pair.expected.name(), pair.found.name())
-        }
-        Some(AbiInstability::Package(pair)) => {
-            format!("a type of package {} expected, of {} found", pair.expected, pair.found)
-        }
-        Some(AbiInstability::PackageVersion(pair)) => {
-            format!("package version {} expected, {} found", pair.expected, pair.found)
-        }
-        Some(AbiInstability::FieldCountMismatch(pair)) => {
-            format!("{} fields expected, {} found", pair.expected, pair.found)
-        }
-        Some(AbiInstability::UnexpectedField(pair)) => {
-            format!("field {} expected, {} found", pair.expected.name(), pair.found.name())
-        }
-        Some(AbiInstability::Size(pair)) => format!("size {} expected, {} found", pair.expected, pair.found),
-        Some(AbiInstability::Alignment(pair)) => format!("alignment {} expected, {} found", pair.expected, pair.found),
-        Some(other) => {
+    let told = |what: &str, expected: &dyn fmt::Display, found: &dyn fmt::Display| {
+        let (expected, found) = if reversed { (found, expected) } else { (expected, found) };
+        format!("{what}{expected} expected, {found} found")
+    };
+    let instability = first.errs.iter().next()?;
+    let difference = match instability {
+        AbiInstability::Name(pair) => told("type ", &pair.expected.name(), &pair.found.name()),
+        AbiInstability::Package(pair) => told("a type of package ", &pair.expected, &pair.found),
+        AbiInstability::PackageVersion(pair) => told("package version ", &pair.expected, &pair.found),
+        AbiInstability::FieldCountMismatch(pair) => told("this many fields: ", &pair.expected, &pair.found),
+        AbiInstability::UnexpectedField(pair) => told("field ", &pair.expected.name(), &pair.found.name()),
+        AbiInstability::Size(pair) => told("size ", &pair.expected, &pair.found),
+        AbiInstability::Alignment(pair) => told("alignment ", &pair.expected, &pair.found),
+        other => {
             let debug = format!("{other:?}");
             debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
         }
-        None => "an unknown difference".to_owned(),
     };
-    (place.join(" → "), difference)
+    Some((place.join(" → "), difference, matches!(instability, AbiInstability::FieldCountMismatch(_))))
 }

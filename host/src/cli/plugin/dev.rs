@@ -201,7 +201,8 @@ async fn build(crate_dir: &Path, release: bool) -> Result<Built, SandboxError> {
         return Ok(Built::Failed);
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    let found = messages.lines().filter_map(|line| library_in(&serde_json::from_str(line).ok()?, crate_dir)).last();
+    let mut told = messages.lines().rev();
+    let found = told.find_map(|line| library_in(&serde_json::from_str(line).ok()?, crate_dir));
     Ok(found.map_or(Built::NoLibrary, Built::Library))
 }
 

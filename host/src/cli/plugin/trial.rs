@@ -168,7 +168,7 @@ impl Run {
                 self.modules = modules.iter().filter_map(|module| Some(module["id"].as_str()?.to_owned())).collect();
                 Ok(format!("{} is served: {}", render::cell(&plugin["version"]), self.modules.join(", ")))
             }
-            Ok(plugin) => Err(format!("it is {}: {}", render::cell(&plugin["state"]), render::cell(&plugin["reason"]))),
+            Ok(plugin) => Err(state(&plugin)),
         };
         self.note("load", outcome)
     }
@@ -235,7 +235,7 @@ impl Run {
             let ordered = self.order("reload").await;
             match ordered {
                 Ok(plugin) if plugin["state"] == "running" && plugin["reason"].is_null() => {}
-                Ok(plugin) => outcome = Err(format!("it is {}: {}", plugin["state"], render::cell(&plugin["reason"]))),
+                Ok(plugin) => outcome = Err(state(&plugin)),
                 Err(error) => outcome = Err(error),
             }
             if outcome.is_err() {
@@ -293,6 +293,11 @@ impl Run {
         let response = self.client.request(MODULE, body).await.map_err(|error| error.to_string())?;
         body_of(MODULE, response).map_err(|error| error.to_string())
     }
+}
+
+/// What the master says of a plugin that is not as it should be.
+fn state(plugin: &Value) -> String {
+    format!("it is {}: {}", render::cell(&plugin["state"]), render::cell(&plugin["reason"]))
 }
 
 /// Calls a module again and again; how often, or how a call was lost.

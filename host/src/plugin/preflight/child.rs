@@ -37,6 +37,13 @@ pub(crate) fn child_main(path: &Path) -> ! {
     }
 }
 
+/// What stands in the place of a manifest that panicked.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Failed {
+    error: String,
+}
+
 fn confine() -> Result<(), Refusal> {
     let limit = |resource, amount| {
         let rlimit = Rlimit { current: Some(amount), maximum: Some(amount) };
@@ -58,16 +65,20 @@ fn vet(path: &Path) -> Result<Checked, Refused> {
     drop(file);
     let library = Unchecked::open(path).map_err(|text| loader_refusal(&text, path))?;
     let header = library.header().map_err(|error| match error {
-        HeaderError::NoSymbol => Refusal::NoModuleSymbol,
-        HeaderError::Foreign(text) => Refusal::ForeignHeader {
-            expected: "0.11".to_owned(),
-            api: host_version().to_owned(),
-            found: text.lines().next().unwrap_or_default().trim().to_owned(),
-        },
+        HeaderError::NoSymbol => Refused::from(Refusal::NoModuleSymbol),
+        HeaderError::Foreign(text) => {
+            let (expected, api) = ("0.11".to_owned(), host_version().to_owned());
+            // It prints both headers, on some thirty lines.
+            let found = "another magic number or version".to_owned();
+            Refused { refusal: Refusal::ForeignHeader { expected, api, found }, details: Some(text) }
+        }
     })?;
     compare(header)?;
     let library = library.trust(header).map_err(Refusal::Manifest)?;
     let text = library.manifest();
+    if let Ok(Failed { error }) = serde_json::from_str(&text) {
+        return Err(Refusal::ManifestFailed(error).into());
+    }
     let manifest: PluginManifest = serde_json::from_str(&text)
         .map_err(|error| Refused { refusal: Refusal::Manifest(error.to_string()), details: Some(text) })?;
     examine(&manifest)?;

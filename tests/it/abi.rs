@@ -1,0 +1,135 @@
+//! What `plugin-api/ABI.md` promises, with files that were built elsewhere: by older versions of the interface, and by other
+//! compilers.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use muster_tests::{
+    author::{Author, BUILD, tried},
+    cli::muster,
+    daemon::{Setup, target_dir},
+    deadline::{PROCESS, eventually, within},
+    peer::Peer,
+};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are text")
+}
+
+/// A file passes its trial in both isolation modes: it loads, runs, reloads and unloads.
+async fn passes(file: &Path) {
+    let (code, found) = tried("test", text(file)).await;
+    assert_eq!((code, &found["passed"]), (0, &json!(true)), "{}: {found:#}", file.display());
+}
+
+#[tokio::test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the file is for x86-64")]
+async fn a_plugin_of_the_first_version_does_in_this_host_what_it_always_did() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("abi/veteran-1.0.0.so");
+    passes(&file).await;
+    for isolation in ["thread", "process"] {
+        let setup = Setup::master().plugins(&[]).set("plugins.veteran.isolation", isolation);
+        let master = setup.set("modules.veteran.greeting", "good day").start().await;
+        let address = master.address().to_string();
+        let done = muster(&["plugin", "install", text(&file), "--name", "veteran", "--master", &address]).await;
+        assert_eq!(done.code, 0, "{done:?}");
+        let peer = tokio::sync::Mutex::new(Peer::admin(master.address(), "observer").await);
+        let ask = async |module: &str, what: &str| peer.lock().await.request(module, json!({ "do": what })).await;
+        assert_eq!(ask("veteran", "greet").await["body"], "good day", "an option, {isolation}");
+        assert_eq!(ask("old", "greet").await["body"], "good day", "an alias, {isolation}");
+        let asked = ask("veteran", "ask").await;
+        assert_eq!(asked["body"], json!([{ "from": "master-server-1", "pid": true }]), "requests, timers, figures");
+        eventually("its schedule ticks and its values are kept", PROCESS, async || {
+            (ask("veteran", "values").await["body"]["master-server-1"] == "report").then_some(())
+        })
+        .await;
+        let panic = ask("veteran", "panic").await["error"].to_string();
+        assert!(panic.contains("as told"), "{isolation}: {panic}");
+        assert_eq!(ask("veteran", "greet").await["body"], "good day", "it goes on, {isolation}");
+        master.wait_log("the veteran starts").await;
+        master.shutdown().await;
+    }
+}
+
+/// Somebody who has another compiler.
+struct Toolchain {
+    name: &'static str,
+    cargo: PathBuf,
+    variables: &'static [(&'static str, &'static str)],
+}
+
+impl Toolchain {
+    /// Builds the third-party plugin, once as for a test and once as for production.
+    async fn builds(&self) -> [PathBuf; 2] {
+        let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("third-party/disk-usage");
+        let target = target_dir().join("compilers").join(self.name);
+        let author = Author::of(crate_dir, "disk-usage");
+        for arguments in [&["build"][..], &["build", "--release"]] {
+            let kept = author.cargo(arguments);
+            let mut command = Command::new(&self.cargo);
+            command.args(arguments).current_dir(&author.directory).stdin(Stdio::null()).kill_on_drop(true);
+            for (name, value) in kept.as_std().get_envs() {
+                match value {
+                    Some(value) => command.env(name, value),
+                    None => command.env_remove(name),
+                };
+            }
+            command.env("CARGO_TARGET_DIR", &target).envs(self.variables.iter().copied());
+            let output = within(&format!("{} {arguments:?}", self.name), BUILD, command.output()).await;
+            let output = output.expect("cargo can be started");
+            assert!(output.status.success(), "{}:\n{}", self.name, String::from_utf8_lossy(&output.stderr));
+        }
+        ["debug", "release"].map(|profile| target.join(profile).join("libdisk_usage.so"))
+    }
+}
+
+/// The compiler that a loadable file says it was built by.
+async fn compiler_of(file: &Path) -> Value {
+    let (code, found) = tried("check", text(file)).await;
+    assert_eq!(code, 0, "{found:#}");
+    found["plugin"]["compiler"].clone()
+}
+
+#[tokio::test]
+async fn a_plugin_built_by_debians_compiler_passes_its_trial_unoptimised_and_optimised() {
+    if let Err(reason) = install_debians_compiler().await {
+        println!("not tried: Debian's rustc-web is not here and cannot be installed ({reason})");
+        return;
+    }
+    let debian =
+        Toolchain { name: "debian", cargo: "/usr/bin/cargo".into(), variables: &[("RUSTC", "/usr/bin/rustc")] };
+    for file in debian.builds().await {
+        let (theirs, ours) = (compiler_of(&file).await, compiler_of(&muster_tests::daemon::plugin_file("echo")).await);
+        assert_ne!(theirs, ours, "it is another compiler");
+        passes(&file).await;
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_whose_own_types_are_laid_out_at_random_passes_its_trial_unoptimised_and_optimised() {
+    let variables = &[("RUSTC_BOOTSTRAP", "1"), ("RUSTFLAGS", "-Zrandomize-layout")];
+    let randomized = Toolchain { name: "randomized", cargo: "cargo".into(), variables };
+    for file in randomized.builds().await {
+        passes(&file).await;
+    }
+}
+
+/// Has the package manager install what is missing.
+async fn install_debians_compiler() -> Result<(), String> {
+    if Path::new("/usr/bin/rustc").exists() && Path::new("/usr/bin/cargo").exists() {
+        return Ok(());
+    }
+    for arguments in [&["update"][..], &["install", "-y", "--no-install-recommends", "rustc-web", "cargo-web"]] {
+        let mut command = Command::new("apt-get");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).kill_on_drop(true);
+        let output = within(&format!("apt-get {arguments:?}"), BUILD, command.output()).await;
+        let output = output.map_err(|error| format!("apt-get: {error}"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(said.lines().last().unwrap_or("apt-get failed").to_owned());
+        }
+    }
+    Ok(())
+}
