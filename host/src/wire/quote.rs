@@ -23,11 +23,7 @@ fn escape_block(out: &mut Vec<u8>, json: &[u8]) {
     let (mut from, mut to) = (0, out.len());
     // As a rule a byte becomes at most two.
     out.resize(to + 2 * json.len() + WORD, 0);
-    loop {
-        let byte = match take_clean(json, &mut from, out, &mut to) {
-            Some(byte) => byte,
-            None => break,
-        };
+    while let Some(byte) = take_clean(json, &mut from, out, &mut to) {
         from += 1;
         let short = match byte {
             b'"' | b'\\' => byte,
