@@ -231,6 +231,10 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let sweep = tokio::spawn(sweep(master.clone()));
     let monitoring = CancellationToken::new();
     let mut registered = own.registered();
+    let crons = tokio::spawn({
+        let app = own.app.clone();
+        async move { app.run_crons().await }
+    });
     let own_task = tokio::spawn(own.run(loopback(address).to_string(), monitoring.clone()));
     if timeout(OWN_MONITOR_WITHIN, registered.wait_for(|registered| *registered)).await.is_err() {
         warn!("the master's own monitor has not registered yet; it goes on trying");
@@ -267,6 +271,7 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
         if let Some(starting) = starting {
             starting.abort();
         }
+        crons.abort();
         accepting.cancel();
         join(accept).await;
         modules.broadcast_event(Role::Master, &Event::Stopping);

@@ -195,7 +195,10 @@ impl Starter {
     fn lost(self: &Arc<Self>, id: &str, lived: Duration) {
         let verdict = self.with(id, |known| {
             let fields = known.fields.clone().or_else(|| self.configured.get(id).cloned())?;
-            if known.ordered || known.starting || !wants_restart(&fields) {
+            // If its process still runs, its link alone is broken, or its end is about to be seen: that counts once.
+            let runs = known.program.as_ref().is_some_and(|program| program.status().borrow().pid().is_some());
+            let waits = runs && !is_true(&fields, "restart-force");
+            if known.ordered || known.starting || waits || !wants_restart(&fields) {
                 return None;
             }
             known.starting = true;
