@@ -18,6 +18,7 @@ use super::{
     complete::Known,
     events, fleet, render,
     session::{ALL, Session},
+    shown::Shown,
 };
 
 /// Lines that are remembered.
@@ -110,7 +111,7 @@ fn obey(text: &str, runtime: &Runtime, session: &Session, output: Output) -> Res
         Verb::Ask(ask) => runtime.block_on(async {
             tokio::select! {
                 shown = ask.run(session) => shown,
-                _ = tokio::signal::ctrl_c() => Ok(super::shown::Shown::Text(String::new())),
+                _ = tokio::signal::ctrl_c() => Ok(Shown::Text(String::new())),
             }
         }),
     };
@@ -119,13 +120,13 @@ fn obey(text: &str, runtime: &Runtime, session: &Session, output: Output) -> Res
     if is_done { Ok(Next::Another) } else { Err(code) }
 }
 
-async fn mean(server: String, session: &Session) -> Result<super::shown::Shown, CliError> {
+async fn mean(server: String, session: &Session) -> Result<Shown, CliError> {
     if server != ALL && !fleet::look(session).await?.contains_key(&server) {
         return Err(CliError::NoServer(server));
     }
     session.mean(&server);
     let json = serde_json::json!({ "server": server });
-    Ok(super::shown::Shown::Sentence(format!("commands are for {} now", render::printable(&server)), json))
+    Ok(Shown::Sentence(format!("commands are for {} now", render::printable(&server)), json))
 }
 
 /// Tells what happens above the line that is being typed, and keeps the words for completion fresh.

@@ -2,9 +2,9 @@
 //! told.
 
 use std::{
-    fmt::Write,
-    fs, io,
-    path::{Path, PathBuf},
+    fs,
+    io::{self, Write},
+    path::Path,
 };
 
 use serde_json::{Value, json};
@@ -27,9 +27,8 @@ const OF_NODE: [&str; 1] = ["args"];
 
 pub(super) fn run(dir: &Path, to: &Path, env: &str, force: bool) -> Result<Shown, CliError> {
     let config_dir = [dir.join("config"), dir.to_owned()].into_iter().find(|dir| dir.join("master.json").exists());
-    let config_dir =
-        config_dir.ok_or_else(|| file("find master.json of pomelo in", dir, io::ErrorKind::NotFound.into()))?;
-    let config_dir = fs::canonicalize(&config_dir).map_err(|error| file("find", &config_dir, error))?;
+    let config_dir = config_dir.ok_or(io::ErrorKind::NotFound.into()).and_then(fs::canonicalize);
+    let config_dir = config_dir.map_err(|error| failed("cannot find pomelo's master.json in", dir, error))?;
     let text = toml_of(&config_dir, env);
     write(to, &text, force)?;
     // What is written is what a master would be started with.
@@ -37,16 +36,15 @@ pub(super) fn run(dir: &Path, to: &Path, env: &str, force: bool) -> Result<Shown
     let servers = config.daemon.fleet.servers.len();
     let users = config.daemon.fleet.users.iter().count();
     let notes = notes(&config_dir, env, &config);
-    let mut told = format!(
+    let mut told = vec![format!(
         "{} is written: a master at {} with {servers} servers and {users} users ({env})",
         to.display(),
         config.listen
-    );
-    for note in &notes {
-        let _ = write!(told, "\nnot taken over: {note}");
-    }
-    let _ = write!(told, "\nstart it: muster master --config {} --plugins DIR --state-dir DIR", to.display());
-    Ok(Shown::Sentence(told, json!({ "file": to, "servers": servers, "users": users, "notTakenOver": notes })))
+    )];
+    told.extend(notes.iter().map(|note| format!("not taken over: {note}")));
+    told.push(format!("start it: muster master --config {} --plugins DIR --state-dir DIR", to.display()));
+    let json = json!({ "file": to, "servers": servers, "users": users, "notTakenOver": notes });
+    Ok(Shown::Sentence(told.join("\n"), json))
 }
 
 fn toml_of(config_dir: &Path, env: &str) -> String {
@@ -97,20 +95,15 @@ fn notes(config_dir: &Path, env: &str, config: &MasterConfig) -> Vec<String> {
 fn write(to: &Path, text: &str, force: bool) -> Result<(), CliError> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).create_new(!force);
-    let written = options.open(to).and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
+    let written = options.open(to).and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
             CliError::Usage(format!("{} is there already; --force writes over it", to.display()))
         }
-        _ => file("write", to, error),
+        _ => failed("cannot write", to, error),
     })
 }
 
-fn file(what: &str, path: &Path, source: io::Error) -> CliError {
-    let what = match what {
-        "write" => "cannot write",
-        "find" => "cannot find",
-        _ => "cannot find master.json of pomelo in",
-    };
-    CliError::File { what, path: PathBuf::from(path), source }
+fn failed(what: &'static str, path: &Path, source: io::Error) -> CliError {
+    CliError::File { what, path: path.to_owned(), source }
 }
