@@ -193,6 +193,8 @@ pub struct PluginsConfig {
     pub rollback_slower: usize,
     /// Generations of one file that may stay mapped before it is not loaded again.
     pub still_mapped_cap: usize,
+    /// What becomes of a file that has reached that.
+    pub still_mapped: StillMappedPolicy,
     /// A handler that keeps its thread for longer is reported.
     pub slow: Duration,
     /// Options of plugin files, by their name without `.so`.
@@ -224,6 +226,15 @@ pub enum SignaturePolicy {
     Off,
     /// One of the public keys, beside the file, as `NAME.so.minisig`.
     Require,
+}
+
+/// What becomes of a file that has as many generations still mapped as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StillMappedPolicy {
+    /// It is not loaded again.
+    Refuse,
+    /// It is loaded into a worker process.
+    Process,
 }
 
 /// `[log]`
@@ -466,6 +477,8 @@ fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
         rollback_errors: section.count("rollback_errors", defaults::ROLLBACK_ERRORS),
         rollback_slower: section.count("rollback_slower", defaults::ROLLBACK_SLOWER),
         still_mapped_cap: section.count("still_mapped_cap", defaults::STILL_MAPPED_CAP),
+        still_mapped: section
+            .one_of("still_mapped", [("refuse", StillMappedPolicy::Refuse), ("process", StillMappedPolicy::Process)]),
         slow: section.positive_duration("slow", defaults::SLOW),
         options,
         isolation,

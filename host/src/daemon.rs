@@ -368,6 +368,7 @@ fn supervise(
             slower: settings.rollback_slower,
         },
         still_mapped_cap: settings.still_mapped_cap,
+        still_mapped: settings.still_mapped,
         roles,
         options: Arc::new(options),
         isolation: Arc::new(isolation),

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch as published};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    config::StillMappedPolicy,
     modules::{Modules, services::Services},
     store::Store,
     worker,
@@ -108,6 +109,7 @@ pub(crate) struct Config {
     pub(crate) rollback: probation::Limits,
     /// See [`STILL_MAPPED_CAP`].
     pub(crate) still_mapped_cap: usize,
+    pub(crate) still_mapped: StillMappedPolicy,
     /// The roles of this daemon, and what each does for modules.
     pub(crate) roles: Vec<(Role, Arc<dyn Services>)>,
     /// Options of a module, by the name of its file (without `.so`) and its id. Asked at each start of an instance.
@@ -150,6 +152,7 @@ impl Config {
             probation: PROBATION,
             rollback: probation::Limits::default(),
             still_mapped_cap: STILL_MAPPED_CAP,
+            still_mapped: StillMappedPolicy::Refuse,
             roles: Vec::new(),
             options: Arc::new(|_, _| serde_json::json!({})),
             isolation: Arc::new(|_| None),

@@ -31,6 +31,8 @@ pub(crate) struct Store {
 pub(crate) enum Kept {
     /// Plugin files that an administrator has disabled.
     DisabledPlugin,
+    /// The contents, by SHA-256, of plugin files that an administrator has pinned.
+    PinnedPlugin,
     /// Modules of the master that an administrator has disabled.
     DisabledModule,
     /// The highest version of a signed plugin that ran.
@@ -149,12 +151,13 @@ impl Default for Store {
 }
 
 impl Kept {
-    const ALL: [Kept; 3] = [Kept::DisabledPlugin, Kept::DisabledModule, Kept::HighestVersion];
+    const ALL: [Kept; 4] = [Kept::DisabledPlugin, Kept::PinnedPlugin, Kept::DisabledModule, Kept::HighestVersion];
 
     /// As it is written.
     fn key(self) -> &'static str {
         match self {
             Kept::DisabledPlugin => "disabled plugin",
+            Kept::PinnedPlugin => "pinned plugin",
             Kept::DisabledModule => "disabled module",
             Kept::HighestVersion => "highest version",
         }

@@ -30,7 +30,17 @@ struct Kept {
 const COUNTERS: [u64; 4] = [7, 11, 13, 17];
 
 impl Kept {
+    /// However busy the machine is.
     async fn start(isolation: &str, options: &str) -> Kept {
+        Kept::within(isolation, options, "10s").await
+    }
+
+    /// With steps of a hand-over that take 2 s at most: for those that do not end.
+    async fn impatient(isolation: &str, options: &str) -> Kept {
+        Kept::within(isolation, options, "2s").await
+    }
+
+    async fn within(isolation: &str, options: &str, handover: &str) -> Kept {
         let config = ConfigDir::recorded();
         let file = config.path().join("muster.toml");
         fs::write(&file, of_keeper(isolation, options)).expect("a configuration");
@@ -39,7 +49,9 @@ impl Kept {
             .config(config)
             .argument("--config", &file.display().to_string())
             .set("plugins.settle", "5ms")
+            .set("plugins.preflight_timeout", "20s")
             .set("plugins.state_limit", "64KiB")
+            .set("plugins.handover", handover)
             .start()
             .await;
         let mut peer = Peer::admin(master.address(), "observer").await;
@@ -173,11 +185,11 @@ async fn row_11_a_version_whose_state_import_fails_does_not_serve_and_the_old_on
         for (import, why) in [
             ("fail", "the keeper was told to fail"),
             ("panic", "panicked: the keeper was told to panic"),
-            ("never", "it had not answered after 1 s"),
+            ("never", "it had not answered after 2 s"),
         ] {
             // One of two modules is enough.
             let options = format!("import = \"{import}\"\nonly = \"keeper2\"");
-            let mut kept = Kept::start(isolation, &options).await;
+            let mut kept = Kept::impatient(isolation, &options).await;
             let (stop, stopped) = watch::channel(false);
             let adders: Vec<_> = (0..3).map(|client| add(kept.master.address(), client, stopped.clone())).collect();
             kept.is_refused(why).await;
@@ -207,8 +219,8 @@ async fn row_11_a_worker_that_dies_of_a_state_does_not_serve() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_11_an_import_that_hangs_keeps_nobody_from_being_served() {
-    let mut kept = Kept::start("thread", "import = \"hang\"").await;
-    kept.is_refused("it had not answered after 1 s").await;
+    let mut kept = Kept::impatient("thread", "import = \"hang\"").await;
+    kept.is_refused("it had not answered after 2 s").await;
     assert_eq!(counters(&mut kept.peer, [0; 4]).await, COUNTERS);
     drop(kept.master.kill().await);
 }
@@ -223,6 +235,11 @@ async fn an_older_schema_is_imported_and_a_newer_one_is_refused_with_the_reason(
     let reason = told["reason"].as_str().expect("a reason");
     assert!(reason.contains("(schema 2): schema 2 is newer than this version"), "{reason}");
     assert_eq!(told["version"], "2.0.0");
+    // Whoever orders it is told as well.
+    let address = kept.master.address().to_string();
+    let reload = muster(&["plugin", "reload", "keeper", "--master", &address]).await;
+    assert!(reload.code == 1 && reload.stderr.contains("schema 2 is newer than this version"), "{reload:?}");
+    assert!(reload.stderr.contains("what ran before serves on"), "{reload:?}");
     assert_eq!(counters(&mut kept.peer, [0; 4]).await, COUNTERS.map(|count| count + 1));
     kept.master.shutdown().await;
 }
@@ -261,10 +278,10 @@ async fn an_export_that_fails_does_not_stop_the_replacement_and_to_roll_back_is_
             ("fail", "the keeper was told to fail"),
             ("panic", "panicked: the keeper was told to panic"),
             ("large", "at most 65536 are taken (plugins.state_limit)"),
-            ("never", "it had not answered after 1 s (plugins.handover)"),
+            ("never", "it had not answered after 2 s (plugins.handover)"),
         ] {
             let options = format!("export = \"{export}\"\nonly = \"keeper\"");
-            let mut kept = Kept::start(isolation, &options).await;
+            let mut kept = Kept::impatient(isolation, &options).await;
             let waiting = kept.peer.send_request("keeper", json!({ "add": 0, "delay_ms": 200 })).await;
             let told = kept.replace("keeper_v2", "2.").await;
             assert_eq!(kept.peer.response(waiting).await["body"]["count"], COUNTERS[0], "it was under way");
@@ -287,7 +304,7 @@ async fn an_export_that_fails_does_not_stop_the_replacement_and_to_roll_back_is_
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_hangs_loses_no_call() {
     for isolation in ISOLATIONS {
-        let mut kept = Kept::start(isolation, "export = \"hang\"").await;
+        let mut kept = Kept::impatient(isolation, "export = \"hang\"").await;
         let (stop, stopped) = watch::channel(false);
         let adder = add(kept.master.address(), 0, stopped);
         let told = kept.replace("keeper_v2", "2.").await;
@@ -305,14 +322,14 @@ async fn an_export_that_hangs_loses_no_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_outlasts_the_hand_over_is_told_of_since_what_it_changes_is_not_in_the_state() {
-    let mut kept = Kept::start("thread", "").await;
-    let long = kept.peer.send_request("keeper", json!({ "add": 100, "delay_ms": 2500 })).await;
+    let mut kept = Kept::impatient("thread", "").await;
+    let long = kept.peer.send_request("keeper", json!({ "add": 100, "delay_ms": 4000 })).await;
     assert!(kept.peer.settle().await, "it is under way");
     let mut observer = Peer::admin(kept.master.address(), "second").await;
     put(&kept.master, "keeper.so", &content("keeper_v2"));
     let told = until_version(&mut observer, "keeper", "2.").await;
     assert!(
-        handover(&told).contains("1 calls go on in the old generation, and what they change is not in it"),
+        handover(&told).contains("a call goes on in the old generation, and what it changes is not in it"),
         "{told}"
     );
     assert_eq!(kept.peer.response(long).await["body"], json!({ "version": "1", "count": COUNTERS[0] + 100 }));
@@ -335,25 +352,56 @@ async fn a_worker_that_died_starts_without_state_and_hands_over_what_it_has_sinc
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_host_holds_survives_whatever_becomes_of_the_state() {
+    for isolation in ISOLATIONS {
+        let mut kept = Kept::start(isolation, "import = \"empty\"").await;
+        let address = kept.master.address().to_string();
+        let value = json!({ "since": "version 1" });
+        kept.peer.request("keeper", json!({ "put": value })).await;
+        kept.replace("keeper_v2", "2.").await;
+        assert_eq!(kept.peer.request("keeper", json!({})).await["body"]["kept"], value, "started empty");
+        kept.reconfigure(isolation, "import = \"fail\"").await;
+        put(&kept.master, "keeper.so", &content("keeper_v1"));
+        until(&mut kept.peer, "keeper", "it is refused", |plugin| plugin["reason"] != Value::Null).await;
+        assert_eq!(kept.peer.request("keeper", json!({})).await["body"]["kept"], value, "not replaced");
+        for order in ["rollback", "disable", "enable"] {
+            let done = muster(&["plugin", order, "keeper", "--master", &address]).await;
+            assert_eq!(done.code, 0, "{order}: {done:?}");
+        }
+        assert_eq!(
+            kept.peer.request("keeper", json!({})).await["body"],
+            json!({ "version": "1", "count": 0, "kept": value })
+        );
+        kept.master.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_is_disabled_while_its_state_is_handed_over_ends_and_whoever_waits_is_told() {
     let mut kept = Kept::start("thread", "import = \"never\"").await;
     let address = kept.master.address();
     put(&kept.master, "keeper.so", &content("keeper_v2"));
     let mut other = Peer::admin(address, "other").await;
-    // Held until the import is given up, unless it is ended before.
-    let held = eventually("a call is held", WITHIN, async || {
-        let mut peer = Peer::admin(address, "asker").await;
-        let id = peer.send_request("keeper", json!({})).await;
-        (!peer.settle().await || peer.inbox().is_empty()).then_some((peer, id))
-    })
-    .await;
-    let (mut asker, id) = held;
+    until(&mut other, "keeper", "its state is handed over", |plugin| plugin["candidate"]["step"] == "handing-over")
+        .await;
+    let held = kept.peer.send_request("keeper", json!({})).await;
+    assert!(kept.peer.settle().await, "it has arrived");
     let ask = json!({ "action": "disable", "name": "keeper", "clientId": "other", "username": "admin" });
     let disabled = other.request("__plugins__", ask).await;
     assert_eq!(disabled["body"]["state"], "disabled", "{disabled}");
-    let answer = asker.response(id).await;
-    assert!(words(&answer).contains("it was disabled") || answer["body"]["count"] == COUNTERS[0], "{answer}");
+    assert_eq!(words(&kept.peer.response(held).await), "module keeper failed: it was disabled");
     assert_eq!(other.request("keeper", json!({})).await["error"], "unknown moduleId:keeper");
     kept.peer.expect_silence().await;
     kept.master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_stopped_while_a_state_is_handed_over_ends_in_order() {
+    for isolation in ISOLATIONS {
+        let mut kept = Kept::start(isolation, "import = \"never\"").await;
+        put(&kept.master, "keeper.so", &content("keeper_v2"));
+        let handing = |plugin: &Value| plugin["candidate"]["step"] == "handing-over";
+        until(&mut kept.peer, "keeper", "its state is handed over", handing).await;
+        kept.master.shutdown().await;
+    }
 }

@@ -22,6 +22,7 @@ mod plugin_authors;
 mod plugin_commands;
 mod plugin_life;
 mod plugin_services;
+mod plugin_status;
 mod plugin_trust;
 mod reload;
 mod requests;

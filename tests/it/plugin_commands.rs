@@ -3,11 +3,13 @@
 
 use std::{fs, net::SocketAddr};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use muster_tests::{
     cli::{Finished, muster},
     daemon::{Daemon, Setup, plugin_file},
     deadline::{PROCESS, eventually},
     peer::Peer,
+    plugins::sha256,
 };
 use serde_json::{Value, json};
 
@@ -115,6 +117,101 @@ async fn a_reload_makes_a_new_generation_of_the_same_file() {
 }
 
 #[tokio::test]
+async fn every_order_takes_wait_and_timeout_here_and_from_elsewhere() {
+    let (master, address, mut peer) = start(&[]).await;
+    let directory = master.plugin_dir().to_str().expect("paths of tests are text").to_owned();
+    let file = fixture("versioned_v1");
+    let orders: [(&[&str], &str, Value); 6] = [
+        (&["install", &file, "--name", "versioned"], "running", json!(1)),
+        (&["reload", "versioned"], "running", json!(1)),
+        (&["disable", "versioned"], "disabled", Value::Null),
+        (&["enable", "versioned"], "running", json!(1)),
+        (&["remove", "versioned"], "", Value::Null),
+        (&["install", &file, "--name", "versioned", "--plugins", &directory], "running", json!(1)),
+    ];
+    for (order, state, answered) in orders {
+        let all = [order, &["--wait", "--timeout", "60s", "-o", "json"]].concat();
+        let done = plugin(address, &all).await;
+        assert_eq!(done.code, 0, "{order:?}: {done:?}");
+        let told = done.json();
+        assert_eq!(told["state"].as_str().unwrap_or_default(), state, "{order:?}: {told}");
+        assert_eq!(told["settled"], true, "{order:?}: {told}");
+        assert_eq!(version(&mut peer).await, answered, "{order:?}: it is over when the command ends");
+    }
+    for order in [&["reload", "versioned"][..], &["install", &file, "--name", "versioned"]] {
+        let done = plugin(address, &[order, &["--no-wait", "--timeout", "60s"]].concat()).await;
+        assert!(done.code == 0 && done.stdout.contains(" is ordered"), "{order:?}: {done:?}");
+    }
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_order_whose_outcome_takes_longer_than_the_timeout_is_exit_code_six_and_stands() {
+    let setup = Setup::master().plugins(&[]).set("plugins.keeper_v1.start_ms", "750");
+    let master = setup.start().await;
+    let address = master.address();
+    let done = plugin(address, &["install", &fixture("keeper_v1"), "--wait", "--timeout", "500ms"]).await;
+    assert_eq!(done.code, 6, "{done:?}");
+    assert!(done.stderr.contains("keeper_v1"), "{done:?}");
+    eventually("it runs all the same", PROCESS, async || {
+        (listed(address, "keeper_v1").await["state"] == "running").then_some(())
+    })
+    .await;
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn level_one_gives_the_same_orders_as_messages() {
+    let (master, address, mut peer) = start(&["versioned_v1"]).await;
+    let order = async |peer: &mut Peer, action: &str| {
+        let ask = json!({
+            "action": action, "name": "versioned_v1", "timeoutMs": 60_000, "clientId": "observer", "username": "admin",
+        });
+        let answer = peer.request("__plugins__", ask).await;
+        assert_eq!(answer["error"], Value::Null, "{action}: {answer}");
+        answer["body"].clone()
+    };
+    let first = listed(address, "versioned_v1").await["generation"].as_u64();
+    let told = order(&mut peer, "reload").await;
+    assert!(told["state"] == "running" && told["generation"].as_u64() > first && told["settled"] == true, "{told}");
+    assert_eq!(order(&mut peer, "disable").await["state"], "disabled");
+    assert_eq!(version(&mut peer).await, Value::Null);
+    assert_eq!(order(&mut peer, "enable").await["state"], "running");
+    assert_eq!(version(&mut peer).await, 1);
+    assert!(order(&mut peer, "pin").await["text"].as_str().is_some_and(|text| text.contains("is pinned")));
+    assert!(order(&mut peer, "unpin").await["text"].as_str().is_some_and(|text| text.contains("is not pinned")));
+    // A new file: asked how large a piece may be, sent in pieces, and put into place.
+    let library = fs::read(plugin_file("versioned_v2")).expect("the fixture is built");
+    let mut offset = 0;
+    let mut piece: &[u8] = &[];
+    let hash = sha256(&plugin_file("versioned_v2"));
+    loop {
+        let ask = json!({
+            "action": "upload", "name": "versioned_v1", "offset": offset, "data": BASE64_STANDARD.encode(piece),
+            "clientId": "observer", "username": "admin",
+        });
+        let answer = peer.request("__plugins__", ask).await["body"].clone();
+        offset = answer["size"].as_u64().and_then(|size| usize::try_from(size).ok()).expect("a size");
+        let chunk = answer["chunk"].as_u64().and_then(|chunk| usize::try_from(chunk).ok()).expect("a size");
+        piece = &library[offset..library.len().min(offset + chunk)];
+        if piece.is_empty() {
+            break;
+        }
+    }
+    let ask = json!({
+        "action": "install", "name": "versioned_v1", "sha256": hash, "clientId": "observer", "username": "admin",
+    });
+    let told = peer.request("__plugins__", ask).await["body"].clone();
+    assert_eq!((&told["state"], &told["hash"]), (&json!("running"), &json!(hash)), "{told}");
+    assert_eq!(version(&mut peer).await, 2);
+    assert!(order(&mut peer, "rollback").await["text"].as_str().is_some_and(|text| text.contains("is rolled back")));
+    assert_eq!(version(&mut peer).await, 1);
+    assert_eq!(order(&mut peer, "remove").await, json!({ "name": "versioned_v1", "state": null, "settled": true }));
+    assert_eq!(version(&mut peer).await, Value::Null);
+    master.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_is_disabled_stays_so_over_restarts_until_it_is_enabled() {
     let (master, address, mut peer) = start(&["versioned_v1"]).await;
     let done = plugin(address, &["disable", "versioned_v1"]).await;
@@ -181,6 +278,76 @@ async fn what_is_pinned_is_not_replaced_and_what_is_disabled_keeps_no_generation
     assert!(plugin_now["probation"].is_null() && plugin_now["draining"] == json!([]), "{plugin_now}");
     let nothing = plugin(address, &["rollback", "versioned"]).await;
     assert!(nothing.code == 1 && nothing.stderr.contains("no older generation"), "{nothing:?}");
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_pinned_stays_so_over_restarts_and_no_other_content_takes_its_place() {
+    let (master, address, _) = start(&["versioned_v1"]).await;
+    assert_eq!(plugin(address, &["pin", "versioned_v1"]).await.code, 0);
+    let pinned = listed(address, "versioned_v1").await;
+    assert_eq!((&pinned["pinned"], &pinned["pinnedHash"]), (&json!(true), &pinned["hash"]));
+
+    // The same content is there after a restart, and still pinned.
+    let state = master.kill().await;
+    let master = Setup::master().plugins(&["versioned_v1"]).state(state).start().await;
+    let now = listed(master.address(), "versioned_v1").await;
+    assert_eq!((&now["state"], &now["pinned"]), (&json!("running"), &json!(true)), "{now}");
+    let done = plugin(master.address(), &["reload", "versioned_v1"]).await;
+    assert!(done.code == 1 && done.stderr.contains("is pinned"), "{done:?}");
+
+    // Another is not loaded in its place, nor installed; the one that is pinned is.
+    let state = master.kill().await;
+    let setup = Setup::master().plugins(&[]).state(state).start();
+    let master = setup.await;
+    let address = master.address();
+    let file = master.plugin_dir().join("versioned_v1.so");
+    fs::copy(fixture("versioned_v2"), &file).expect("a copy");
+    let refused = eventually("it is refused", PROCESS, async || {
+        let now = listed(address, "versioned_v1").await;
+        (now["state"] == "refused").then_some(now)
+    })
+    .await;
+    let reason = refused["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with(&format!("SHA-256 {} of it is pinned", pinned["hash"].as_str().unwrap())), "{reason}");
+    let done = plugin(address, &["install", &fixture("versioned_v2"), "--name", "versioned_v1"]).await;
+    assert!(done.code == 1 && done.stderr.contains("versioned_v1 is pinned"), "{done:?}");
+    assert_eq!(plugin(address, &["install", &fixture("versioned_v1")]).await.code, 0, "the pinned one");
+
+    // Not pinned is not pinned after a restart, either.
+    assert_eq!(plugin(address, &["unpin", "versioned_v1"]).await.code, 0);
+    let state = master.kill().await;
+    let master = Setup::master().plugins(&[]).state(state).start().await;
+    let done = plugin(master.address(), &["install", &fixture("versioned_v2"), "--name", "versioned_v1"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(listed(master.address(), "versioned_v1").await["pinned"], false);
+
+    // What is removed is not pinned when it comes again.
+    for order in ["pin", "remove"] {
+        assert_eq!(plugin(master.address(), &[order, "versioned_v1"]).await.code, 0, "{order}");
+    }
+    let done = plugin(master.address(), &["install", &fixture("versioned_v1")]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_pin_follows_a_roll_back() {
+    let (master, address, mut peer) = start(&[]).await;
+    for fixture_name in ["versioned_v1", "versioned_v2"] {
+        let done = plugin(address, &["install", &fixture(fixture_name), "--name", "versioned"]).await;
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+    for order in ["pin", "rollback"] {
+        assert_eq!(plugin(address, &[order, "versioned"]).await.code, 0, "{order}");
+    }
+    assert_eq!(version(&mut peer).await, 1);
+    let now = listed(address, "versioned").await;
+    assert_eq!(now["pinnedHash"], now["hash"], "{now}");
+    let state = master.kill().await;
+    let master = Setup::master().plugins(&[]).state(state).start().await;
+    let done = plugin(master.address(), &["install", &fixture("versioned_v1"), "--name", "versioned"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
     master.shutdown().await;
 }
 

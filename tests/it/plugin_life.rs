@@ -155,37 +155,67 @@ async fn row_6_a_handler_that_never_replies_is_a_timeout_for_its_caller_and_no_f
     master.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn row_10_a_library_that_cannot_be_unmapped_is_shown_and_from_the_cap_on_not_loaded_again() {
-    let (master, address) = master(&[], &[("plugins.still_mapped_cap", "2"), ("plugins.probation", "0s")]).await;
+/// Loads `nodelete` again and again, until two generations of it that are gone are still mapped; returns the last one.
+async fn fill_up_to_the_cap(policy: &str) -> (Daemon, Peer, Value) {
+    let settings = [("plugins.still_mapped_cap", "2"), ("plugins.still_mapped", policy), ("plugins.probation", "0s")];
+    let (master, address) = master(&[], &settings).await;
     let mut peer = Peer::admin(address, "client").await;
-    let original = content("nodelete");
-    // The same library with other letters in a place that nobody reads: the path of a source file of std.
-    let place = original.windows(7).position(|word| word == b"/rustc/").expect("std was built there");
-    let variant = |n: u8| {
-        let mut bytes = original.clone();
-        bytes[place + 1] = b'A' + n;
-        bytes
-    };
-    let mut generation = 0;
+    let mut told = Value::Null;
     for n in 0..3_u8 {
-        put(&master, "nodelete.so", &variant(n));
-        let told = until(&mut peer, "nodelete", "the next one runs, the old one is told of", |plugin| {
-            plugin["generation"].as_u64() > Some(generation)
+        put(&master, "nodelete.so", &variant_of_nodelete(n));
+        let before = told["generation"].as_u64().unwrap_or_default();
+        told = until(&mut peer, "nodelete", "the next one runs, the old one is told of", |plugin| {
+            plugin["generation"].as_u64() > Some(before)
                 && plugin["stillMapped"].as_array().is_some_and(|mapped| mapped.len() == usize::from(n))
         })
         .await;
-        generation = told["generation"].as_u64().expect("a generation");
         for mapped in told["stillMapped"].as_array().expect("a list") {
             assert_eq!(mapped["reason"], "it is linked with NODELETE");
             assert!(mapped["bytes"].as_u64() > Some(0));
         }
     }
-    put(&master, "nodelete.so", &variant(3));
+    (master, peer, told)
+}
+
+/// The same library with another letter in a place that nobody reads: the path of a source file of std.
+fn variant_of_nodelete(n: u8) -> Vec<u8> {
+    let mut bytes = content("nodelete");
+    let place = bytes.windows(7).position(|word| word == b"/rustc/").expect("std was built there");
+    bytes[place + 1] = b'A' + n;
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_10_a_library_that_cannot_be_unmapped_is_shown_and_from_the_cap_on_not_loaded_again() {
+    let (master, mut peer, last) = fill_up_to_the_cap("refuse").await;
+    put(&master, "nodelete.so", &variant_of_nodelete(3));
     let refused = until(&mut peer, "nodelete", "it is refused", |plugin| plugin["reason"] != Value::Null).await;
-    assert_eq!((&refused["generation"], &refused["state"]), (&json!(generation), &json!("running")));
+    assert_eq!((&refused["generation"], &refused["state"]), (&last["generation"], &json!("running")));
     let reason = refused["reason"].as_str().expect("a reason");
     assert!(reason.contains("2 older generations of it are still mapped") && reason.contains("at most 2"), "{reason}");
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_10_a_library_that_cannot_be_unmapped_moves_to_a_worker_from_the_cap_on_if_so_configured() {
+    let (master, mut peer, last) = fill_up_to_the_cap("process").await;
+    assert_eq!(last["isolation"], "thread");
+    let mut mapped = 0;
+    for n in 3..6_u8 {
+        put(&master, "nodelete.so", &variant_of_nodelete(n));
+        let moved = until(&mut peer, "nodelete", "the next one runs", |plugin| {
+            plugin["generation"].as_u64() > last["generation"].as_u64()
+                && plugin["history"].as_array().is_some_and(|history| history.len() == usize::from(n) + 1)
+                && plugin["draining"] == json!([])
+        })
+        .await;
+        assert_eq!((&moved["isolation"], &moved["state"]), (&json!("process"), &json!("running")), "{moved}");
+        let done = &moved["history"][usize::from(n)]["outcome"];
+        assert_eq!(done, "running, in a worker process: too many older generations are still mapped");
+        mapped = moved["stillMapped"].as_array().expect("a list").len();
+        assert_eq!(peer.request("nodelete", json!({})).await["error"], Value::Null);
+    }
+    assert_eq!(mapped, 3, "the last one of the daemon, and none of a worker");
     master.shutdown().await;
 }
 

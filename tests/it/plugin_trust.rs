@@ -15,6 +15,7 @@ use muster_tests::{
     peer::Peer,
 };
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// A bad file is refused within this time.
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
@@ -308,5 +309,52 @@ async fn row_32_with_signatures_required_only_what_is_signed_as_what_it_is_runs(
         0o644,
     );
     until_version(&mut peer, 1).await;
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_signed_version_forbids_older_ones_only_once_it_has_passed_its_probation() {
+    const NAME: &str = "muster-fixture-versioned-v1";
+    let pair = KeyPair::generate_unencrypted_keypair().expect("a pair of keys");
+    let keys = json!([pair.pk.to_base64()]).to_string();
+    let start = async |state: Option<TempDir>, probation: &str| {
+        let settings = [
+            ("plugins.signature", "require"),
+            ("plugins.public_keys", keys.as_str()),
+            ("plugins.settle", "5ms"),
+            ("plugins.probation", probation),
+        ];
+        let setup = settings.iter().fold(Setup::master().plugins(&[]), |setup, (key, value)| setup.set(key, value));
+        state.into_iter().fold(setup, Setup::state).start().await
+    };
+    let install = |master: &Daemon, library: &[u8], version: &str| {
+        let comment = format!("id={NAME} version={version}");
+        let signature = minisign::sign(Some(&pair.pk), &pair.sk, library, Some(&comment), None);
+        let signature = signature.expect("bytes can be signed").to_string();
+        put(master.plugin_dir(), "versioned.so.minisig", signature.as_bytes(), 0o644);
+        put(master.plugin_dir(), "versioned.so", library, 0o644);
+    };
+    let old = content("versioned_v1");
+    // A version 2 of the same plugin: the names have the same length.
+    let new = patched(content("versioned_v2"), b"muster-fixture-versioned-v2", NAME.as_bytes());
+
+    let master = start(None, "1h").await;
+    let mut peer = Peer::admin(master.address(), "observer").await;
+    for (library, text, number) in [(&old, "1.0.0", 1), (&new, "2.0.0", 2), (&old, "1.0.0", 1)] {
+        install(&master, library, text);
+        until_version(&mut peer, number).await;
+    }
+    let state = master.shutdown().await;
+
+    let master = start(Some(state), "1s").await;
+    let mut peer = Peer::admin(master.address(), "observer").await;
+    for (library, text, number) in [(&old, "1.0.0", 1), (&new, "2.0.0", 2)] {
+        install(&master, library, text);
+        until_version(&mut peer, number).await;
+    }
+    until(&mut peer, "it has passed", "versioned", |plugin| plugin["probation"].is_null().then_some(())).await;
+    install(&master, &old, "1.0.0");
+    until_refused(&mut peer, "versioned", "it has version 1.0.0 and 2.0.0 ran before").await;
+    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 2);
     master.shutdown().await;
 }

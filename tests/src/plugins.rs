@@ -1,6 +1,8 @@
 //! Plugin files of a daemon under test: put into its directory, and watched in what it tells of them.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -16,6 +18,13 @@ pub const WITHIN: Duration = Duration::from_secs(20);
 /// The content of a plugin or fixture.
 pub fn content(name: &str) -> Vec<u8> {
     fs::read(plugin_file(name)).expect("the plugin is built")
+}
+
+/// The SHA-256 of a file, as the system's own program tells it.
+pub fn sha256(path: &Path) -> String {
+    let output = Command::new("sha256sum").arg(path).output().expect("coreutils are there");
+    let text = String::from_utf8(output.stdout).expect("it writes text");
+    text.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
 /// Puts a content into the plugin directory, whole, by a rename.

@@ -67,7 +67,7 @@ pub(super) enum PluginCommand {
     Show(OnePlugin),
     /// Go back to the generation before the last reload, while it is kept
     Rollback(OnePlugin),
-    /// Load no new file of it, until it is unpinned or the daemon ends
+    /// Load no other content of it until it is unpinned, also after a restart
     Pin(OnePlugin),
     /// Load new files of it again
     Unpin(OnePlugin),
@@ -189,6 +189,7 @@ fn described(plugin: &Value, now: Duration) -> String {
     let plain = [
         ("state", "state"),
         ("reason", "reason"),
+        ("isolation", "isolation"),
         ("generation", "generation"),
         ("version", "version"),
         ("hash", "hash"),
@@ -203,11 +204,16 @@ fn described(plugin: &Value, now: Duration) -> String {
         ("p50 (ms)", "p50Ms"),
         ("p99 (ms)", "p99Ms"),
         ("CPU time (ms)", "cpuMs"),
+        ("state handed over", "handover"),
     ];
     let mut rows = vec![vec!["name".to_owned(), cell(&plugin["name"])]];
     rows.push(vec!["modules".to_owned(), modules(plugin)]);
     rows.push(vec!["since".to_owned(), age(&plugin["since"], now)]);
-    rows.extend(plain.map(|(title, key)| vec![title.to_owned(), cell(&plugin[key])]));
+    rows.extend(plain.map(|(title, key)| vec![title.to_owned(), cell(known(plugin, key))]));
+    if let (Some(candidate), true) = (plugin["candidate"].as_object(), plugin["generation"].is_u64()) {
+        let [step, generation, version] = ["step", "generation", "version"].map(|key| cell(&candidate[key]));
+        rows.push(vec!["candidate".to_owned(), format!("generation {generation} (version {version}): {step}")]);
+    }
     if let Some(kept) = plugin["probation"].as_object() {
         let left = Duration::from_millis(kept["leftMs"].as_u64().unwrap_or_default());
         let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
@@ -262,9 +268,9 @@ fn shown(body: Value, output: Output, now: Duration) -> Result<String, CliError>
         return Ok(json);
     }
     let rows = plugins.iter().map(|plugin| {
-        let [name, state, generation, version] = fields(plugin, ["name", "state", "generation", "version"]);
+        let of_plugin = ["name", "state", "generation", "version", "calls", "errors", "reason"];
+        let [name, state, generation, version, calls, errors, reason] = of_plugin.map(|key| cell(known(plugin, key)));
         let isolation = isolation(plugin);
-        let [calls, errors, reason] = fields(plugin, ["calls", "errors", "reason"]);
         vec![
             name,
             state,
@@ -299,16 +305,22 @@ fn fields<const N: usize>(of: &Value, names: [&str; N]) -> [String; N] {
     names.map(|name| cell(&of[name]))
 }
 
+/// What is known of a plugin: of what is served; or else of what is about to be, or was last.
+fn known<'a>(plugin: &'a Value, key: &str) -> &'a Value {
+    let places = [plugin, &plugin["candidate"], &plugin["last"]];
+    places.into_iter().map(|place| &place[key]).find(|value| !value.is_null()).unwrap_or(&Value::Null)
+}
+
 /// Where it runs, with the process if that is one of its own.
 fn isolation(plugin: &Value) -> String {
     match plugin["worker"]["pid"].as_u64() {
         Some(pid) => format!("process {pid}"),
-        None => cell(&plugin["isolation"]),
+        None => cell(known(plugin, "isolation")),
     }
 }
 
 fn modules(plugin: &Value) -> String {
-    match plugin["modules"].as_array() {
+    match known(plugin, "modules").as_array() {
         Some(modules) if !modules.is_empty() => {
             modules.iter().map(|module| cell(&module["id"])).collect::<Vec<_>>().join(",")
         }
@@ -347,6 +359,56 @@ mod tests {
             assert!(lines.contains(&line.to_owned()), "{line} is not in\n{text}");
         }
         assert_eq!(lines.last().unwrap(), "1m probation 2 1 rolled back: it was slow");
+    }
+
+    #[test]
+    fn every_figure_has_its_row_and_what_does_not_run_is_told_of_as_well() {
+        let serving = json!({
+            "name": "echo", "state": "running", "since": 60, "reason": "why", "isolation": "process", "generation": 4,
+            "version": "1.2.3", "hash": "ab12", "size": 4096, "api": "1.0.0", "compiler": "rustc 1.95", "pinned": true,
+            "calls": 30, "errors": 5, "panics": 2, "timeouts": 1, "p50Ms": 1.5, "p99Ms": 20.25, "cpuMs": 77,
+            "handover": "with the state of generation 3", "modules": [{"id": "echo"}, {"id": "other"}],
+            "candidate": {"generation": 5, "version": "1.3.0", "step": "handing-over"},
+        });
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let rows = |plugin: &Value| described(plugin, Duration::from_secs(65)).lines().map(words).collect::<Vec<_>>();
+        let found = rows(&serving);
+        for row in [
+            "name echo",
+            "modules echo,other",
+            "since 5s",
+            "state running",
+            "reason why",
+            "isolation process",
+            "generation 4",
+            "version 1.2.3",
+            "hash ab12",
+            "size 4096",
+            "api 1.0.0",
+            "compiler rustc 1.95",
+            "pinned true",
+            "calls 30",
+            "errors 5",
+            "panics 2",
+            "timeouts 1",
+            "p50 (ms) 1.5",
+            "p99 (ms) 20.25",
+            "CPU time (ms) 77",
+            "state handed over with the state of generation 3",
+            "candidate generation 5 (version 1.3.0): handing-over",
+        ] {
+            assert!(found.contains(&row.to_owned()), "{row} is not in {found:#?}");
+        }
+        let loaded =
+            json!({ "state": "loaded", "candidate": {"generation": 5, "hash": "cd34", "modules": [{"id": "m"}]} });
+        let draining =
+            json!({ "state": "draining", "last": {"generation": 5, "hash": "cd34", "modules": [{"id": "m"}]} });
+        for plugin in [loaded, draining] {
+            let found = rows(&plugin);
+            for row in ["generation 5", "hash cd34", "modules m", "calls -"] {
+                assert!(found.contains(&row.to_owned()), "{row} is not in {found:#?}");
+            }
+        }
     }
 
     #[test]

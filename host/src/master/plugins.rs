@@ -25,10 +25,11 @@ use super::{
 use crate::{
     modules::call::ClientIdentity,
     plugin::{
-        ContentHash,
+        ContentHash, FileStatus,
         control::{Change, Control, Denied, name_of},
         lifecycle::State,
         orders::Action,
+        status::Pinned,
     },
     session::Reply,
     store::{Kept, Store},
@@ -137,13 +138,13 @@ impl Errand {
         let change = match ask.action.as_str() {
             "upload" => return self.upload(name, ask).await,
             "install" => {
-                self.is_not_pinned(&name)?;
+                self.is_not_pinned(&name, ask.sha256.as_deref())?;
                 self.install(name.clone(), &ask).await?;
                 Change::Look
             }
             "look" => Change::Look,
             "reload" => {
-                self.is_not_pinned(&name)?;
+                self.is_not_pinned(&name, None)?;
                 if self.find(&name)?.state == State::Disabled {
                     return Err(Denied::Disabled(name).to_string());
                 }
@@ -164,6 +165,7 @@ impl Errand {
                 let (control, removed) = (self.control.clone(), name.clone());
                 blocking(move || control.remove(&removed).map_err(|denied| denied.to_string())).await?;
                 self.keep_disabled(&name, false).await;
+                self.keep(Kept::PinnedPlugin, &name, None).await;
                 Change::Forget
             }
         };
@@ -219,21 +221,29 @@ impl Errand {
         .await
     }
 
-    fn find(&self, name: &str) -> Result<crate::plugin::FileStatus, String> {
+    fn find(&self, name: &str) -> Result<FileStatus, String> {
         self.control.find(name).map_err(|denied| denied.to_string())
     }
 
-    /// New files of what is pinned are not loaded.
-    fn is_not_pinned(&self, name: &str) -> Result<(), String> {
+    /// No other content of what is pinned is loaded, and nothing in the place of what runs.
+    fn is_not_pinned(&self, name: &str, installed: Option<&str>) -> Result<(), String> {
         match self.control.find(name) {
-            Ok(file) if file.pinned.is_some() => Err(Denied::Pinned(name.to_owned()).to_string()),
+            Ok(FileStatus { pinned: Some(Pinned { hash, .. }), serving, .. })
+                if serving.is_some() || installed != Some(&hash.to_string()) =>
+            {
+                Err(Denied::Pinned(name.to_owned()).to_string())
+            }
             _ => Ok(()),
         }
     }
 
     /// What is acknowledged holds after a restart.
     async fn keep_disabled(&self, name: &str, disabled: bool) {
-        if !self.store.keep(Kept::DisabledPlugin, name, disabled.then_some("")).await {
+        self.keep(Kept::DisabledPlugin, name, disabled.then_some("")).await;
+    }
+
+    async fn keep(&self, kind: Kept, name: &str, value: Option<&str>) {
+        if !self.store.keep(kind, name, value).await {
             warn!(plugin = name, "not remembered durably: after a restart it is as it was before");
         }
     }

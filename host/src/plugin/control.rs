@@ -53,7 +53,7 @@ pub(crate) enum Denied {
     NoSuchPlugin(String),
     #[error("{0} is disabled: `muster plugin enable {0}` loads it")]
     Disabled(String),
-    #[error("{0} is pinned: `muster plugin unpin {0}` lets new files be loaded")]
+    #[error("{0} is pinned: `muster plugin unpin {0}` lets other contents be loaded")]
     Pinned(String),
     #[error("{0}")]
     Untrusted(Refusal),

@@ -16,7 +16,7 @@ use super::{
     preflight::Refused,
     refusal::Refusal,
     settle::ContentHash,
-    status::Serving,
+    status::{Content, Serving},
     unload::{Leftover, unload},
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         Modules, Offer,
         actor::{Actor, Instance, Place, options_json, role_name},
     },
-    worker::Plan,
+    worker::{self, Plan},
 };
 
 /// How long the `stop` of all instances may take. They have been idle, or were given [`Config::drain`], before.
@@ -42,6 +42,8 @@ pub(crate) struct Candidate {
     pub(crate) size: u64,
     pub(crate) manifest: Arc<PluginManifest>,
     pub(crate) facts: Facts,
+    /// It runs in a worker, whatever the configuration says: too much of the ones before is still mapped.
+    pub(crate) moved: bool,
 }
 
 /// A generation whose instances have started.
@@ -54,6 +56,8 @@ pub(crate) struct Running {
     manifest: Arc<PluginManifest>,
     facts: Facts,
     schedules: Vec<Option<Schedule>>,
+    /// See [`Candidate::moved`].
+    pub(crate) moved: bool,
     /// What it was given of the state of the one before.
     pub(crate) handover: Option<Outcome>,
 }
@@ -84,7 +88,8 @@ impl Candidate {
             .zip(&options)
             .map(|(instance, options)| Schedule::effective(self.described(&instance.module)?.schedule, options))
             .collect();
-        let place = (config.isolation)(&self.stem).map_or(Place::Thread, |limits| {
+        let limits = (config.isolation)(&self.stem).or(self.moved.then(worker::Limits::default));
+        let place = limits.map_or(Place::Thread, |limits| {
             Place::Process(Plan {
                 launcher: config.launcher.clone(),
                 limits,
@@ -117,6 +122,7 @@ impl Candidate {
                 manifest: self.manifest,
                 facts: self.facts,
                 schedules,
+                moved: self.moved,
                 handover: None,
             }),
             Err(refused) => {
@@ -124,6 +130,12 @@ impl Candidate {
                 Err(NotStarted { refused, leftover })
             }
         }
+    }
+
+    /// What is told about it.
+    pub(crate) fn content(&self) -> Content {
+        let Candidate { generation, hash, size, ref manifest, .. } = *self;
+        Content { generation, hash, size, manifest: manifest.clone() }
     }
 
     /// The modules it would serve in these roles.
@@ -188,6 +200,11 @@ impl Running {
     /// The schema version of the state that a module of it hands over, if it does.
     pub(crate) fn state_of(&self, id: &ModuleId) -> Option<u32> {
         self.manifest.modules.iter().find(|module| module.id == id.as_str())?.state
+    }
+
+    /// What the library says of itself.
+    pub(crate) fn manifest(&self) -> Arc<PluginManifest> {
+        self.manifest.clone()
     }
 
     /// Of its package.

@@ -95,8 +95,10 @@ impl Handover {
         }
         let calls = old.calls();
         if timeout(within, calls.idle()).await.is_err() {
-            let open = calls.open();
-            lost.push(format!("{open} calls go on in the old generation, and what they change is not in it"));
+            lost.push(match calls.open() {
+                1 => "a call goes on in the old generation, and what it changes is not in it".to_owned(),
+                open => format!("{open} calls go on in the old generation, and what they change is not in it"),
+            });
         }
         // All at once: they share a thread, and so the time.
         let asked: Vec<_> = pairs.iter().map(|pair| old.export(pair.from, within, limit)).collect();

@@ -207,6 +207,11 @@ impl Life {
         self.reload = true;
     }
 
+    /// Whether a new generation is being started.
+    pub(crate) fn is_starting(&self) -> bool {
+        matches!(self.attempt, Some(Attempt::Starting { .. }))
+    }
+
     /// What vetting need not be done for, because it is served.
     pub(crate) fn take_known(&mut self) -> Option<ContentHash> {
         let reload = std::mem::take(&mut self.reload);

@@ -105,6 +105,11 @@ pub(crate) enum Refusal {
          it return `Imported::Empty` if it is to start without"
     )]
     NotImported { module: String, role: String, schema: u32, generation: u64, reason: String },
+    #[error(
+        "SHA-256 {pinned} of it is pinned, and the file has {found}: install the pinned content again, or `muster plugin \
+         unpin` it"
+    )]
+    PinnedToAnother { pinned: String, found: String },
     #[error("it could not be created: {0}")]
     NotCreated(String),
     #[error(

@@ -6,6 +6,7 @@ use std::{
 };
 
 use muster_plugin_api::PluginManifest;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{handover::Outcome, history::History, lifecycle::State, preflight::Refused, settle::ContentHash};
@@ -30,17 +31,45 @@ pub(crate) struct FileStatus {
     pub(crate) refused: Option<Refused>,
     /// The handler that does not return.
     pub(crate) hang: Option<Hang>,
-    /// New files are not loaded; and whether there is one.
-    pub(crate) pinned: Option<bool>,
+    /// No other content is loaded.
+    pub(crate) pinned: Option<Pinned>,
     /// What is served is on probation.
     pub(crate) probation: Option<OnProbation>,
     pub(crate) history: History,
     /// What is served.
     pub(crate) serving: Option<Serving>,
+    /// What was served last, while something of it is left.
+    pub(crate) last: Option<Serving>,
+    /// What is about to be served, or was refused after it had been looked into.
+    pub(crate) candidate: Option<(Step, Content)>,
+    /// The content that was refused.
+    pub(crate) refused_content: Option<ContentHash>,
     /// Older generations that have not ended what they had begun.
     pub(crate) draining: Vec<Generation>,
     /// Older generations that are gone, but whose libraries are still mapped.
     pub(crate) still_mapped: Vec<StillMapped>,
+}
+
+/// A content of the file, and what it says of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Content {
+    pub(crate) generation: Generation,
+    pub(crate) hash: ContentHash,
+    /// Size of the file, in bytes.
+    pub(crate) size: u64,
+    pub(crate) manifest: Arc<PluginManifest>,
+}
+
+/// How far a content has come that is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Step {
+    /// It is created and started, beside what is served.
+    Starting,
+    /// It waits for the state of what it replaces.
+    HandingOver,
+    /// It is not served.
+    Refused,
 }
 
 /// A generation that is served.
@@ -60,6 +89,14 @@ pub(crate) struct Serving {
     pub(crate) worker: Option<Arc<worker::Figures>>,
     /// What it was given of the state of the one before.
     pub(crate) handover: Option<Outcome>,
+}
+
+/// A content that is not to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pinned {
+    pub(crate) hash: ContentHash,
+    /// The file has another by now.
+    pub(crate) ignored: bool,
 }
 
 /// What is kept while its successor is on probation.
@@ -91,8 +128,9 @@ impl FileStatus {
     pub(crate) fn reason(&self) -> Option<String> {
         let refused = || self.refused.as_ref().map(|refused| refused.refusal.to_string());
         let ignored = || {
-            (self.pinned == Some(true))
-                .then(|| "the file has changed, and is not loaded while the plugin is pinned".to_owned())
+            self.pinned
+                .filter(|pinned| pinned.ignored)
+                .map(|_| "the file has changed, and is not loaded while the plugin is pinned".to_owned())
         };
         self.hang.as_ref().map(Hang::to_string).or_else(ignored).or_else(refused)
     }
@@ -107,9 +145,17 @@ impl FileStatus {
             "reason": self.reason(),
             "details": self.refused.as_ref().and_then(|refused| refused.details.clone()),
             "pinned": self.pinned.is_some(),
+            "pinnedHash": self.pinned.map(|pinned| pinned.hash.to_string()),
             "probation": self.probation.as_ref().map(OnProbation::to_json),
             "history": self.history.to_json(),
             "draining": self.draining.iter().map(|generation| generation.0).collect::<Vec<_>>(),
+            "refusedHash": self.refused_content.map(|hash| hash.to_string()),
+            "candidate": self.candidate.as_ref().map(|(step, content)| {
+                let mut json = content.to_json();
+                json["step"] = json!(step);
+                json
+            }),
+            "last": self.last.as_ref().map(Serving::to_json),
             "stillMapped": self.still_mapped.iter().map(StillMapped::to_json).collect::<Vec<_>>(),
         });
         if let (Some(serving), Some(fields)) = (&self.serving, json.as_object_mut()) {
@@ -122,20 +168,9 @@ impl FileStatus {
 impl Serving {
     fn to_json(&self) -> Value {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let modules: Vec<Value> = self
-            .manifest
-            .modules
-            .iter()
-            .map(|module| json!({ "id": module.id, "aliases": module.aliases, "version": module.version, "roles": module.roles }))
-            .collect();
-        json!({
-            "generation": self.generation.0,
-            "hash": self.hash.to_string(),
-            "size": self.size,
-            "version": self.manifest.version,
-            "api": self.manifest.api,
-            "compiler": self.manifest.compiler,
-            "modules": modules,
+        let Serving { generation, hash, size, manifest, .. } = self.clone();
+        let mut json = Content { generation, hash, size, manifest }.to_json();
+        let of_generation = json!({
             "loadedAt": seconds(self.since),
             "handover": self.handover.as_ref().map(Outcome::to_string),
             "calls": count(&self.figures.calls),
@@ -156,6 +191,33 @@ impl Serving {
             })),
             "cpuMs": self.worker.as_ref().map_or_else(|| self.presence.cpu_time(), |worker| worker.cpu_time()).map(|time| time.as_millis() as u64),
             "insideHandlerMs": self.presence.inside_for().map(|time| time.as_millis() as u64),
+        });
+        if let (Some(fields), Some(more)) = (json.as_object_mut(), of_generation.as_object()) {
+            fields.extend(more.clone());
+        }
+        json
+    }
+}
+
+impl Content {
+    fn to_json(&self) -> Value {
+        let Content { generation, hash, size, manifest } = self;
+        let modules: Vec<Value> = manifest
+            .modules
+            .iter()
+            .map(|module| {
+                json!({ "id": module.id, "aliases": module.aliases, "version": module.version, "roles": module.roles,
+                        "needs": module.needs, "stateSchema": module.state })
+            })
+            .collect();
+        json!({
+            "generation": generation.0,
+            "hash": hash.to_string(),
+            "size": size,
+            "version": manifest.version,
+            "api": manifest.api,
+            "compiler": manifest.compiler,
+            "modules": modules,
         })
     }
 }

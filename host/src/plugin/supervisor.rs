@@ -27,7 +27,7 @@ use super::{
     quarantine::Quarantine,
     refusal::Refusal,
     settle::ContentHash,
-    status::FileStatus,
+    status::{Content, FileStatus, Serving, Step},
     unload::Leftover,
     vet::Vetter,
     watch::Hints,
@@ -86,11 +86,15 @@ struct Slot {
     running: Option<Running>,
     /// What is routed to already, and waits for the state of `running`, which it then replaces.
     heir: Option<Running>,
+    /// What was vetted last, unless it is what runs.
+    candidate: Option<Content>,
+    /// What ran last, if nothing does.
+    last: Option<Serving>,
     /// What `running` replaced, while that is on probation.
     warm: Option<Warm>,
     draining: BTreeSet<Generation>,
-    /// New files are not loaded.
-    pinned: bool,
+    /// No other content than this is loaded.
+    pinned: Option<ContentHash>,
     /// There is a new file, and it was not loaded.
     ignored: bool,
     history: History,
@@ -263,7 +267,7 @@ impl Task {
             Input::Condemned { file, generation, reason } => self.condemned(&file, generation, reason),
             Input::Settle { file, change, done } => return self.order(&file, change, done, directory),
             Input::Rescan { done } => {
-                for slot in self.slots.values_mut() {
+                for slot in self.slots.values_mut().filter(|slot| !slot.is_frozen()) {
                     slot.life.reconsider();
                 }
                 self.retry_unloading();
@@ -274,10 +278,15 @@ impl Task {
             }
             Input::Order { action, name, done } => {
                 let outcome = self.obey(action, &name);
+                let written = self.write_pin(&file_of(&name));
                 self.look(directory);
                 self.publish();
-                // Whoever asked may not want to know any more.
-                drop(done.send(outcome));
+                self.steps.spawn(async move {
+                    // What is acknowledged was written before.
+                    written.await;
+                    // Whoever asked may not want to know any more.
+                    drop(done.send(outcome));
+                });
                 return;
             }
             // Taken by the loop, which ends with it.
@@ -325,8 +334,28 @@ impl Task {
 impl Slot {
     /// Whether nothing is under way. What is pinned stays as it is, whatever its file looks like.
     fn is_settled(&self, directory_missing: bool) -> bool {
-        let stays = directory_missing || (self.pinned && self.running.is_some());
-        self.life.is_settled(stays)
+        self.life.is_settled(directory_missing || self.is_frozen())
+    }
+
+    /// What is known of a content that is not served, and how far it has come.
+    fn candidate(&self) -> Option<(Step, Content)> {
+        let step = match (&self.heir, self.life.is_starting()) {
+            (Some(_), _) => Step::HandingOver,
+            (None, true) => Step::Starting,
+            (None, false) => self.life.refusal().map(|_| Step::Refused)?,
+        };
+        Some((step, self.candidate.clone()?))
+    }
+
+    /// Whether what runs is pinned: then its file is not looked into.
+    fn is_frozen(&self) -> bool {
+        self.pinned.is_some() && self.running.is_some()
+    }
+
+    /// Why this content must not be served, if another is pinned.
+    fn pinned_to_another(&self, found: ContentHash) -> Option<Refusal> {
+        let pinned = self.pinned.filter(|pinned| *pinned != found)?;
+        Some(Refusal::PinnedToAnother { pinned: pinned.to_string(), found: found.to_string() })
     }
 
     fn note_refusal(&mut self, refused: &Refused) {
@@ -355,6 +384,11 @@ impl Shared {
         // The supervisor is gone: so is what this was about.
         drop(self.reports.send(input).await);
     }
+}
+
+/// The file of a plugin, by its name or itself.
+fn file_of(name: &str) -> Arc<str> {
+    if name.ends_with(".so") { name.into() } else { format!("{name}.so").into() }
 }
 
 /// The name of a plugin: that of its file without `.so`.

@@ -145,7 +145,7 @@ impl Trust {
         }
     }
 
-    /// Remembers a version that runs, if signatures are required. An order to allow downgrades starts anew.
+    /// Remembers a version that has passed its probation, if signatures are required. An order to allow downgrades starts anew.
     pub(crate) async fn ran(&self, manifest: &PluginManifest) {
         let PluginManifest { name, version, .. } = manifest;
         if self.keys.is_none() {

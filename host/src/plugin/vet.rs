@@ -123,7 +123,7 @@ impl Vetter {
         match checked {
             Ok(checked) => {
                 let (manifest, facts) = (Arc::new(checked.manifest), checked.facts);
-                let candidate = Candidate { stem, generation, path, hash, size, manifest, facts };
+                let candidate = Candidate { stem, generation, path, hash, size, manifest, facts, moved: false };
                 (Verdict::Passed(fingerprint), Some(candidate))
             }
             Err(refused) => {

@@ -29,11 +29,14 @@ impl Task {
     pub(super) fn unload(&mut self, file: &Arc<str>, why: &str) {
         self.shared.modules.retire(file);
         self.end_probation(file, why);
-        if let Some(heir) = self.slots.get_mut(file).and_then(|slot| slot.heir.take()) {
+        let Some(slot) = self.slots.get_mut(file) else { return };
+        if let Some(heir) = slot.heir.take() {
+            slot.life.abandoned();
             self.end(file, heir, Duration::ZERO, why);
         }
         let Some(slot) = self.slots.get_mut(file) else { return };
         let Some(running) = slot.running.take() else { return };
+        slot.last = Some(running.status());
         slot.history.add(By::File, Some(running.actor.generation), None, why.to_owned());
         self.end(file, running, self.shared.config.drain, why);
         self.reconsider_rivals(file);

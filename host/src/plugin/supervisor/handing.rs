@@ -34,7 +34,9 @@ impl Task {
         let Some(slot) = self.slots.get_mut(file) else { return };
         // Another would be a later one: this was unloaded meanwhile.
         let Some(mut heir) = slot.heir.take_if(|heir| heir.actor.generation == generation) else { return };
-        match outcome {
+        // Ordered while it was being handed over.
+        let pinned = slot.pinned_to_another(heir.hash);
+        match pinned.map_or(outcome, Err) {
             Ok(outcome) => {
                 if !outcome.lost().is_empty() {
                     tracing::warn!(file = &**file, %generation, lost = ?outcome.lost(), "state was not handed over");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Input, Task};
+use super::{Input, Task, stem};
 use crate::{
     ids::Generation,
     plugin::{
@@ -61,9 +61,13 @@ impl Task {
         }
     }
 
-    /// The reason why a plugin with so many leftovers is not loaded again, if so.
+    /// The reason why a plugin with so many leftovers is not loaded into the daemon again, if so. One that is to run in a
+    /// worker leaves no more.
     pub(super) fn too_many_mapped(&self, file: &str) -> Option<Refusal> {
         let cap = self.shared.config.still_mapped_cap;
+        if (self.shared.config.isolation)(stem(file)).is_some() {
+            return None;
+        }
         let mapped: Vec<u64> =
             self.remains.values().filter(|remains| &*remains.file == file).map(|remains| remains.told.bytes).collect();
         let rescan = human(&self.shared.config.rescan);

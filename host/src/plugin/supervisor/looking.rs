@@ -12,6 +12,7 @@ use crate::{
     plugin::{
         history::History,
         lifecycle::{Life, Order},
+        settle::ContentHash,
         watch,
     },
     store::Kept,
@@ -44,8 +45,7 @@ impl Task {
             slot.removed &= look.is_none();
             let gone = if slot.removed { Duration::ZERO } else { patience };
             if let Some(fingerprint) = look
-                && slot.pinned
-                && slot.running.is_some()
+                && slot.is_frozen()
             {
                 let ignored = !slot.life.look_only(fingerprint);
                 if ignored && !std::mem::replace(&mut slot.ignored, ignored) {
@@ -69,6 +69,8 @@ impl Task {
             if let Some(order) = life.look(Some(fingerprint), now, patience) {
                 orders.push((file.clone(), order));
             }
+            let pinned = self.shared.config.store.kept(Kept::PinnedPlugin, stem(&file));
+            let pinned = pinned.and_then(|hash| ContentHash::parse(&hash));
             let place = self.next_place;
             self.next_place += 1;
             let slot = Slot {
@@ -76,9 +78,11 @@ impl Task {
                 place,
                 running: None,
                 heir: None,
+                candidate: None,
+                last: None,
                 warm: None,
                 draining: BTreeSet::new(),
-                pinned: false,
+                pinned,
                 ignored: false,
                 history: History::default(),
                 awaited: is_first_look,

@@ -4,8 +4,11 @@ use std::{path::Path, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::Task;
-use crate::plugin::{control::Change, history::By, orders::Action, refusal::Refusal, status::FileStatus};
+use super::{Task, file_of, stem};
+use crate::{
+    plugin::{control::Change, history::By, orders::Action, refusal::Refusal, status::FileStatus},
+    store::Kept,
+};
 
 impl Task {
     /// Does what an administrator says. It was written down before.
@@ -31,7 +34,7 @@ impl Task {
                 }
                 Change::Disable => slot.life.disable(),
                 Change::Forget => {
-                    slot.removed = true;
+                    (slot.removed, slot.pinned) = (true, None);
                     None
                 }
             };
@@ -45,8 +48,10 @@ impl Task {
 
     /// Does it; says what was done, or why it cannot be.
     pub(super) fn obey(&mut self, action: Action, name: &str) -> Result<String, String> {
-        let known = self.slots.keys().find(|file| file.strip_suffix(".so") == Some(name) || &***file == name).cloned();
-        let file = known.ok_or_else(|| format!("there is no plugin {name}"))?;
+        let file = file_of(name);
+        if !self.slots.contains_key(&file) {
+            return Err(format!("there is no plugin {name}"));
+        }
         tracing::info!(file = &*file, ?action, "ordered");
         match action {
             Action::Rollback => {
@@ -61,16 +66,34 @@ impl Task {
 
     fn pin(&mut self, file: &Arc<str>, pinned: bool, name: &str) -> Result<String, String> {
         let Some(slot) = self.slots.get_mut(file) else { return Err(format!("there is no plugin {name}")) };
-        if pinned && slot.running.is_none() {
+        let running = slot.running.as_ref().map(|running| running.hash);
+        if pinned && running.is_none() {
             return Err(format!("{name} does not run: there is nothing to pin"));
         }
-        slot.pinned = pinned;
+        slot.pinned = running.filter(|_| pinned);
         slot.ignored = false;
         Ok(if pinned {
-            format!("{name} is pinned until it is unpinned or the daemon ends: new files are not loaded")
+            format!("{name} is pinned until it is unpinned: no other content of it is loaded, also after a restart")
         } else {
+            slot.life.reconsider();
             format!("{name} is not pinned")
         })
+    }
+
+    /// Has the pin of a file written down, if it is not as it was. The future says when that is done.
+    pub(super) fn write_pin(&self, file: &Arc<str>) -> impl Future<Output = ()> + use<> {
+        let (store, name) = (&self.shared.config.store, stem(file).to_owned());
+        let slot = self.slots.get(file);
+        let pin = slot.and_then(|slot| slot.pinned).map(|hash| hash.to_string());
+        let changed = slot.is_some() && store.kept(Kept::PinnedPlugin, &name) != pin;
+        let written = changed.then(|| store.keep(Kept::PinnedPlugin, &name, pin.as_deref()));
+        async move {
+            if let Some(written) = written
+                && !written.await
+            {
+                tracing::warn!(plugin = name, "not remembered durably: after a restart its pin is as it was before");
+            }
+        }
     }
 
     fn unquarantine(&mut self, file: &Arc<str>, name: &str) -> Result<String, String> {

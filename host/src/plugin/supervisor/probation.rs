@@ -71,6 +71,7 @@ impl Task {
         for file in passed {
             tracing::info!(file = &*file, "probation is over: the old generation is unloaded");
             self.end_probation(&file, "its time was over");
+            self.is_there_to_stay(&file);
         }
         for (file, why) in failed {
             if let Err(error) = self.roll_back(&file, &why, By::Probation) {
@@ -78,6 +79,15 @@ impl Task {
                 self.end_probation(&file, "it cannot be gone back to");
             }
         }
+    }
+
+    /// What is served has passed its probation, or had none: from now on a signed plugin is not replaced by an older one.
+    pub(super) fn is_there_to_stay(&mut self, file: &Arc<str>) {
+        let Some(manifest) = self.slots.get(file).and_then(|slot| slot.running.as_ref()).map(Running::manifest) else {
+            return;
+        };
+        let shared = self.shared.clone();
+        self.steps.spawn(async move { shared.config.trust.ran(&manifest).await });
     }
 
     /// Serves the old generation again, and ends the new one. Its content is not loaded again until the file changes.
@@ -104,10 +114,14 @@ impl Task {
         let refusal = Refusal::RolledBack { generation: generation.0, version: bad.version(), why: why.to_owned() };
         tracing::error!(file = &**file, %generation, %back_to, by = by.name(), why, "rolled back");
         slot.life.rolled_back(hash, bad.hash, refusal.into());
+        // A pin is of what is served.
+        slot.pinned = slot.pinned.map(|_| hash);
         slot.history.add(by, Some(generation), Some(back_to), format!("rolled back: {why}"));
         self.end(file, bad, Duration::ZERO, &format!("it was rolled back: {why}"));
         // The two need not serve the same modules.
         self.reconsider_needs();
+        let written = self.write_pin(file);
+        self.steps.spawn(written);
         Ok(())
     }
 }

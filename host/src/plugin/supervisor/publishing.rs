@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::SystemTime};
 
 use super::{PATIENCE_AT_START, Task, leftovers::Remains};
-use crate::plugin::{generation::Running, lifecycle::State, status::FileStatus};
+use crate::plugin::{
+    generation::Running,
+    lifecycle::State,
+    status::{FileStatus, Pinned},
+};
 
 impl Task {
     pub(super) fn publish(&mut self) {
@@ -25,10 +29,13 @@ impl Task {
                     since,
                     refused: slot.life.refusal().cloned(),
                     hang,
-                    pinned: slot.pinned.then_some(slot.ignored),
+                    pinned: slot.pinned.map(|hash| Pinned { hash, ignored: slot.ignored }),
                     probation: slot.probation(),
                     history: slot.history.clone(),
                     serving: slot.running.as_ref().map(Running::status),
+                    last: slot.last.clone().filter(|_| matches!(state, State::Draining | State::Retired)),
+                    candidate: slot.candidate(),
+                    refused_content: slot.life.refused_content(),
                     draining: slot.draining.iter().copied().collect(),
                     still_mapped: self.remains.values().filter(of_file).map(|remains| remains.told.clone()).collect(),
                 }

@@ -5,17 +5,20 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use super::{Input, Task, log_refusal};
-use crate::plugin::{
-    Config,
-    generation::{Candidate, NotStarted, Running},
-    handover::{Handover, Outcome},
-    history::By,
-    lifecycle::Verdict,
-    needs::{self, Wants},
-    preflight::Refused,
-    refusal::Refusal,
-    settle::ContentHash,
-    vet::remove_copy,
+use crate::{
+    config::StillMappedPolicy,
+    plugin::{
+        Config,
+        generation::{Candidate, NotStarted, Running},
+        handover::{Handover, Outcome},
+        history::By,
+        lifecycle::Verdict,
+        needs::{self, Wants},
+        preflight::Refused,
+        refusal::Refusal,
+        settle::ContentHash,
+        vet::remove_copy,
+    },
 };
 
 impl Task {
@@ -39,12 +42,17 @@ impl Task {
         }
         if !matches!(verdict, Verdict::StillRefused(_)) {
             slot.wants = None;
+            slot.candidate = candidate.as_ref().map(|candidate| candidate.content());
         }
         slot.life.vetted(verdict);
         let Some(candidate) = candidate else { return };
         if slot.life.is_disabled() {
             slot.life.abandoned();
             return remove_copy(&candidate.path);
+        }
+        if let Some(refusal) = slot.pinned_to_another(candidate.hash) {
+            remove_copy(&candidate.path);
+            return self.refuse(file, candidate.hash, refusal.into());
         }
         let roles = self.shared.config.roles.iter().map(|(role, _)| *role);
         // Known before anything runs; at the start, the faster one of two is not always the one that is to have the id.
@@ -54,10 +62,13 @@ impl Task {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, Refusal::from(taken).into());
         }
-        if let Some(refusal) = self.too_many_mapped(file).or_else(|| self.unmet_needs(file, &candidate)) {
+        let full = self.too_many_mapped(file);
+        let moved = full.is_some() && self.shared.config.still_mapped == StillMappedPolicy::Process;
+        if let Some(refusal) = full.filter(|_| !moved).or_else(|| self.unmet_needs(file, &candidate)) {
             remove_copy(&candidate.path);
             return self.refuse(file, candidate.hash, refusal.into());
         }
+        let candidate = Candidate { moved, ..*candidate };
         let (shared, file) = (self.shared.clone(), file.clone());
         self.steps.spawn(async move {
             // Should the daemon die in here, its successor will know of what.
@@ -95,6 +106,11 @@ impl Task {
         };
         let Some(slot) = self.slots.get_mut(file) else { return };
         let place = slot.place;
+        // Ordered while it was being started.
+        if let Some(refusal) = slot.pinned_to_another(hash) {
+            self.end(file, running, Duration::ZERO, "another content is pinned");
+            return self.refuse(file, hash, refusal.into());
+        }
         if slot.life.is_disabled() {
             slot.life.abandoned();
             return self.end(file, running, Duration::ZERO, "it was disabled");
@@ -132,13 +148,15 @@ impl Task {
         let Some(slot) = self.slots.get_mut(file) else { return };
         let (hash, generation) = (running.hash, running.actor.generation);
         let handover = running.handover.as_ref().map(Outcome::to_string);
+        let moved =
+            running.moved.then(|| "in a worker process: too many older generations are still mapped".to_owned());
+        let outcome: Vec<String> = std::iter::once("running".to_owned()).chain(moved).chain(handover).collect();
+        let outcome = outcome.join(", ");
         slot.life.started(hash);
-        let (shared, manifest) = (self.shared.clone(), running.status().manifest);
-        self.steps.spawn(async move { shared.config.trust.ran(&manifest).await });
+        (slot.candidate, slot.last) = (None, None);
         self.shared.clone().watch_worker(&mut self.steps, file, &running);
         let old = slot.running.replace(running);
         let from = old.as_ref().map(|old| old.actor.generation);
-        let outcome = handover.map_or_else(|| "running".to_owned(), |handover| format!("running, {handover}"));
         tracing::info!(
             file = &**file, %generation, hash = format!("{hash:.12}"), replaced = old.is_some(), outcome, "running"
         );
@@ -146,6 +164,10 @@ impl Task {
         if let Some(old) = old {
             self.keep_warm(file, old);
             self.reconsider_rivals(file);
+        }
+        if self.slots.get(file).is_some_and(|slot| slot.warm.is_none()) {
+            // Nothing to go back to, so that there is no probation.
+            self.is_there_to_stay(file);
         }
         self.reconsider_needs();
     }
