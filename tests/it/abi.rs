@@ -49,6 +49,9 @@ async fn a_plugin_of_the_first_version_does_in_this_host_what_it_always_did() {
         assert!(panic.contains("as told"), "{isolation}: {panic}");
         assert_eq!(ask("veteran", "greet").await["body"], "good day", "it goes on, {isolation}");
         master.wait_log("the veteran starts").await;
+        let log = master.log();
+        let tagged = |line: &str| line.contains("module=\"veteran\"") && line.contains("generation=1");
+        assert!(log.lines().any(|line| line.contains("the veteran starts") && tagged(line)), "{log}");
         master.shutdown().await;
     }
 }
