@@ -183,12 +183,12 @@ pub mod ask {
     /// [`CpuProfile`](crate::CpuProfile).
     pub const PROFILE: u32 = 8;
     /// Monitor: end the program that it wraps, and start it again. The answer's body is the new pid.
-    pub const RESTART: u32 = 20;
+    pub const RESTART: u32 = 9;
     /// Monitor: ask the server for its setting `b`: `a` is `get`, `set` to `body`, `enable` or `disable`. The answer's body is
     /// the value of a `get`.
-    pub const APPLICATION: u32 = 21;
+    pub const APPLICATION: u32 = 10;
     /// Have the job `n` done by [`PluginRoot::run`](super::PluginRoot::run) on a thread that may block.
-    pub const BLOCKING: u32 = 50;
+    pub const BLOCKING: u32 = 11;
 }
 
 /// Operations of [`HostApi::tell`].
@@ -239,15 +239,15 @@ pub mod tell {
     /// End the profile that is being taken.
     pub const END_PROFILE: u32 = 22;
     /// End what this daemon runs at once, with SIGKILL, and stop it, after `n` milliseconds.
-    pub const KILL: u32 = 40;
+    pub const KILL: u32 = 23;
     /// Master: server `a` is about to leave because somebody ordered it, so it is not to be brought back.
-    pub const EXPECT_LEAVE: u32 = 41;
+    pub const EXPECT_LEAVE: u32 = 24;
     /// Metric: add `n` to the counter `a`.
-    pub const COUNT: u32 = 50;
+    pub const COUNT: u32 = 25;
     /// Metric: set the gauge `a` to the number in `body`.
-    pub const GAUGE: u32 = 51;
+    pub const GAUGE: u32 = 26;
     /// Metric: note the number in `body` in the histogram `a`.
-    pub const OBSERVE: u32 = 52;
+    pub const OBSERVE: u32 = 27;
 }
 
 /// Reads of [`HostApi::query`].
@@ -276,7 +276,7 @@ pub mod query {
     pub const RPC: u32 = 11;
     /// Monitor: the program that it wraps, as [`Event::ProgramChanged`](crate::Event::ProgramChanged) tells it; empty if
     /// there is none.
-    pub const PROGRAM: u32 = 30;
+    pub const PROGRAM: u32 = 12;
     /// Master: the servers that it started: an object id → status of the process, as of [`PROGRAM`].
-    pub const STARTED: u32 = 31;
+    pub const STARTED: u32 = 13;
 }
