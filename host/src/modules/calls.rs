@@ -416,7 +416,7 @@ mod tests {
     fn call() -> Call {
         let client = ClientIdentity { connection: ConnId(1), id: "c-1".into(), user: "admin".to_owned(), level: 1 };
         let source = Source::Client(Arc::new(client));
-        Call { source, body: bytes::Bytes::new(), arrived: Instant::now(), patience: None, responder: None }
+        Call { source, body: bytes::Bytes::new(), arrived: Instant::now(), patience_ms: None, responder: None }
     }
 
     fn request(calls: &Calls, within: Duration) -> (u64, End) {

@@ -53,7 +53,7 @@ impl Switch {
     fn call(&self) -> bool {
         let client = ClientIdentity { connection: ConnId(1), id: "c".into(), user: "admin".to_owned(), level: 1 };
         let source = Source::Client(Arc::new(client));
-        let call = Call { source, body: Bytes::new(), arrived: Instant::now(), patience: None, responder: None };
+        let call = Call { source, body: Bytes::new(), arrived: Instant::now(), patience_ms: None, responder: None };
         self.modules.route(Role::Master, "m", call).is_ok()
     }
 
