@@ -78,18 +78,21 @@ pub(crate) struct App {
     runtime: Handle,
 }
 
+/// What it works with.
+pub(crate) struct Means {
+    /// As they are configured.
+    pub(crate) settings: Map<String, Value>,
+    pub(crate) modules: Arc<Modules>,
+    pub(crate) rpc: rpc::Config,
+    pub(crate) crons: Crons,
+    /// Cancelled to stop the daemon.
+    pub(crate) stop: CancellationToken,
+}
+
 impl App {
     /// Must be called in the runtime, which then runs its timers.
-    pub(crate) fn new(
-        role: Role,
-        identity: Identity,
-        fleet: Vec<Value>,
-        settings: Map<String, Value>,
-        modules: Arc<Modules>,
-        rpc: rpc::Config,
-        stop: CancellationToken,
-        crons: Crons,
-    ) -> App {
+    pub(crate) fn new(role: Role, identity: Identity, fleet: Vec<Value>, means: Means) -> App {
+        let Means { settings, modules, rpc, crons, stop } = means;
         App {
             role,
             identity,
@@ -233,7 +236,7 @@ impl App {
                     source: Source::Server(own.clone()),
                     body: text(&message).into(),
                     arrived: Instant::now(),
-                    patience: None,
+                    patience_ms: None,
                     responder: None,
                 };
                 // A module that is busy for so long misses it, as it would any message.

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    app::{App, Identity},
+    app::{App, Identity, Means},
     auth::Auth,
     config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig, PluginsConfig, SignaturePolicy},
     crons::Crons,
@@ -167,9 +167,14 @@ pub async fn run_master(mut config: MasterConfig, ready: impl FnOnce(SocketAddr)
     let identity = own_identity(&config, address);
     let fleet: Vec<Value> = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
     let app = |role| {
-        let (settings, modules, stop) = (daemon.settings.clone(), modules.clone(), stop.clone());
-        let crons = Crons::new(Arc::default(), []);
-        Arc::new(App::new(role, identity.clone(), fleet.clone(), settings, modules, rpc(daemon), stop, crons))
+        let means = Means {
+            settings: daemon.settings.clone(),
+            modules: modules.clone(),
+            rpc: rpc(daemon),
+            crons: Crons::new(Arc::default(), []),
+            stop: stop.clone(),
+        };
+        Arc::new(App::new(role, identity.clone(), fleet.clone(), means))
     };
     let master_app = app(Role::Master);
     let starter = Arc::new(Starter::new(

@@ -108,7 +108,7 @@ impl Asked {
             source: self.client.clone(),
             body: Bytes::copy_from_slice(body.as_bytes()),
             arrived: Instant::now(),
-            patience: None,
+            patience_ms: None,
             responder: Some(Responder::Session(reply)),
         };
         self.modules.route(Role::Master, "echo", call).is_ok()

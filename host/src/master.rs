@@ -177,7 +177,7 @@ impl Master {
             source,
             body: bodies.own(body),
             arrived: Instant::now(),
-            patience: None,
+            patience_ms: None,
             responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), topic, id))),
         };
         self.modules.deliver(Role::Master, module, call)

@@ -94,7 +94,7 @@ pub(crate) enum Rejected {
     /// The module is disabled.
     Disabled(Call),
     /// Its library is in no state to take calls: what completes "module X ".
-    Unfit(Call, String),
+    Unfit(Call, Box<str>),
     /// The mailbox has no room; [`Modules::space`] tells when it is worth while to route again.
     Full(Call),
 }
@@ -184,7 +184,8 @@ impl Modules {
             if !route.is_enabled() {
                 return Attempt::Over(Err(Rejected::Disabled(call)));
             }
-            let deadline = call.arrived + call.patience.or(route.deadline()).unwrap_or(self.deadline);
+            let patience = call.patience_ms.map(|ms| Duration::from_millis(ms.into()));
+            let deadline = call.arrived + patience.or(route.deadline()).unwrap_or(self.deadline);
             match route.mailbox.post(route.instance, deadline, call) {
                 Ok(()) => Attempt::Over(Ok(())),
                 Err(Refused::Full(back)) => Attempt::Over(Err(Rejected::Full(back))),

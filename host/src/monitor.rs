@@ -323,7 +323,7 @@ impl Monitor {
             source: Source::Server(from.clone()),
             body: Bytes::copy_from_slice(body.as_bytes()),
             arrived: std::time::Instant::now(),
-            patience: None,
+            patience_ms: None,
             responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), Topic::Monitor, id))),
         };
         self.modules.deliver(Role::Monitor, &module, call)

@@ -11,7 +11,7 @@ use tracing::{error, info};
 
 use super::{Changeable, DaemonError, MODULES_SHARE, UnusableState, join, programs, report, supervise};
 use crate::{
-    app::{App, Identity},
+    app::{App, Identity, Means},
     application::{Application, channel},
     config::MonitorConfig,
     crons::Crons,
@@ -61,17 +61,14 @@ impl RunningMonitor {
         let fleet = daemon.fleet.servers.iter().cloned().map(Value::Object).collect();
         let configured = daemon.fleet.crons.of(config.id.as_str(), config.server_type.as_str());
         let crons = Crons::new(store.clone(), configured.cloned().map(Value::Object));
-        let app = App::new(
-            Role::Monitor,
-            identity,
-            fleet,
-            daemon.settings.clone(),
-            modules.clone(),
-            super::rpc(daemon),
-            stop.clone(),
+        let means = Means {
+            settings: daemon.settings.clone(),
+            modules: modules.clone(),
+            rpc: super::rpc(daemon),
             crons,
-        );
-        let app = Arc::new(app);
+            stop: stop.clone(),
+        };
+        let app = Arc::new(App::new(Role::Monitor, identity, fleet, means));
         if let Some(application) = application {
             app.take_part(application);
         }

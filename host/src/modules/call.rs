@@ -1,10 +1,6 @@
 //! One message on its way to a module, and the one who waits for its end.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -23,8 +19,8 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     /// When it came; its deadline counts from there.
     pub(crate) arrived: Instant,
-    /// How long the one who waits may have to; `None`: as its module says.
-    pub(crate) patience: Option<Duration>,
+    /// How long the one who waits may have to, in milliseconds; `None`: as its module says.
+    pub(crate) patience_ms: Option<u32>,
     /// Who waits; nobody for notifies and ticks.
     pub(crate) responder: Option<Responder>,
 }

@@ -52,7 +52,7 @@ pub(crate) enum Refused {
     /// There is no room; there may be later.
     Full(Call),
     /// A handler does not return, or too many have panicked: what completes "module X ".
-    Unfit(Call, String),
+    Unfit(Call, Box<str>),
     /// This generation takes no calls any more: another may.
     Closed(Call),
 }
@@ -165,7 +165,7 @@ impl Mailbox {
     /// The call comes back, with whoever waits for it, if there is no room or this generation is going.
     pub(crate) fn post(self: &Arc<Self>, instance: u32, deadline: Instant, mut call: Call) -> Result<(), Refused> {
         if let Some(why) = self.unfit() {
-            return Err(Refused::Unfit(call, why));
+            return Err(Refused::Unfit(call, why.into()));
         }
         let responder = call.responder.take();
         let waited_for = responder.is_some();

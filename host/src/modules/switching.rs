@@ -59,7 +59,7 @@ impl Switch {
             level: 1,
         };
         let source = Source::Client(Arc::new(client));
-        let call = Call { source, body: Bytes::new(), arrived: Instant::now(), patience: None, responder: None };
+        let call = Call { source, body: Bytes::new(), arrived: Instant::now(), patience_ms: None, responder: None };
         self.modules.route(Role::Master, "m", call).is_ok()
     }
 

@@ -115,7 +115,7 @@ impl Rig {
                     source: Source::Client(self.client.clone()),
                     body: body.clone(),
                     arrived: Instant::now(),
-                    patience: None,
+                    patience_ms: None,
                     responder: Some(Responder::Channel(responder)),
                 };
                 let routed = self.modules.route(Role::Master, &self.module, call);

@@ -21,7 +21,7 @@ fn call() -> Call {
         level: 1,
     };
     let source = Source::Client(Arc::new(client));
-    Call { source, body: bytes::Bytes::new(), arrived: Instant::now(), patience: None, responder: None }
+    Call { source, body: bytes::Bytes::new(), arrived: Instant::now(), patience_ms: None, responder: None }
 }
 
 fn request(calls: &Calls, within: Duration) -> (u64, End) {

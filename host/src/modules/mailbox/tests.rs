@@ -21,7 +21,7 @@ fn notify() -> Call {
         level: 1,
     };
     let source = Source::Client(Arc::new(client));
-    Call { source, body: Bytes::from_static(b"1"), arrived: Instant::now(), patience: None, responder: None }
+    Call { source, body: Bytes::from_static(b"1"), arrived: Instant::now(), patience_ms: None, responder: None }
 }
 
 fn later() -> Instant {

@@ -193,7 +193,7 @@ impl Kit {
             source: Source::Client(Arc::new(client)),
             body: Bytes::from(body.to_string()),
             arrived: Instant::now(),
-            patience: Some(within),
+            patience_ms: Some(u32::try_from(within.as_millis()).expect("a short time")),
             responder: Some(Responder::Channel(responder)),
         };
         match self.modules.route(Role::Master, module, call) {
