@@ -100,6 +100,14 @@ async fn the_commands_work_on_our_master() {
     assert!(roles.stdout.lines().any(|other| other == line), "{roles:?}");
     let list = ask(master.address(), "script list").await;
     assert_eq!(list.code, 0, "{list:?}");
+    let address = master.address().to_string();
+    let cron = ["id=8", "serverId=chat-server-1", "action=chatCron.send", "time=0 30 10 * * *"];
+    let added = muster(&[&["cron", "add", "--master", &address][..], &cron].concat()).await;
+    assert_eq!(added.code, 0, "{added:?}");
+    let crons = ask(master.address(), "cron list -o json").await.json();
+    let expected =
+        json!({ "id": "8", "serverId": "chat-server-1", "action": "chatCron.send", "time": "0 30 10 * * *" });
+    assert_eq!(crons, json!([expected]));
     works(master.address()).await;
     for daemon in [&mut chat, &mut connector, &mut master] {
         assert_eq!(daemon.wait(PROCESS).await.code(), Some(0));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use muster_plugin_api::{
     Answer, Body, ClientCall, HandlerResult, Level, MasterAgent, ModuleError, RequestError, Server,
-    serde_json::{Value, json},
+    serde_json::{Map, Value, json},
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,8 @@ use crate::{
 
 /// How long `list` waits for the monitors: the original's `TIME_WAIT_COUNTDOWN`.
 const LIST_WAIT: Duration = Duration::from_secs(10);
+/// How long `listCrons` waits: ours answer at once, and the original's never, since they do not know it.
+const CRONS_WAIT: Duration = Duration::from_secs(3);
 /// How long `kill` waits for the monitors: the original's `TIME_WAIT_MASTER_KILL`, two minutes.
 const KILL_WAIT: Duration = Duration::from_secs(120);
 /// From the answer to a `kill` until the master stops itself.
@@ -55,6 +57,7 @@ pub(crate) async fn handle(agent: &MasterAgent, call: &ClientCall) -> HandlerRes
         Signal::Add => servers::add(agent, &call.body).await,
         Signal::AddCron | Signal::RemoveCron => cron(agent, signal, &call.body),
         Signal::Blacklist => blacklist(agent, &call.body),
+        Signal::ListCrons => crons(agent).await,
         Signal::Program => programs::show(agent, &call.body),
     }
 }
@@ -112,6 +115,20 @@ async fn kill(agent: &MasterAgent) -> HandlerResult {
         return Ok(Answer::ok(json!({ "code": "ok" })));
     }
     Ok(Answer::ok(json!({ "code": "remained", "serverIds": remained })))
+}
+
+/// The crons of all servers that tell theirs, each with the server that runs it.
+async fn crons(agent: &MasterAgent) -> HandlerResult {
+    let answers = agent.request_all(CRONS_WAIT, MODULE, plain(Signal::ListCrons)?).await;
+    let of_server = |(id, crons): (String, Body)| {
+        let crons: Vec<Map<String, Value>> = crons.parse().unwrap_or_default();
+        crons.into_iter().map(move |mut cron| {
+            cron.insert("serverId".to_owned(), id.clone().into());
+            Value::Object(cron)
+        })
+    };
+    let crons: Vec<Value> = rows(answers).into_iter().flat_map(of_server).collect();
+    Ok(Answer::ok(json!({ "crons": crons })))
 }
 
 /// Sends a cron to the server or the servers it is for. Like the original, answers ok even if there are none.

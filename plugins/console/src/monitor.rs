@@ -40,6 +40,9 @@ pub(crate) async fn handle(agent: &MonitorAgent, message: &Message) -> HandlerRe
             return Ok(Answer::in_error_slot(Body::text(&info.id)));
         }
         Ok(Signal::Restart) => return Ok(restart(agent, &info)),
+        Ok(Signal::ListCrons) => {
+            return Ok(Answer::ok(serde_json::json!({ "serverId": info.id, "body": app.crons() })));
+        }
         // Told by this side, asked of nobody.
         Ok(Signal::Program) => {}
         Ok(Signal::Stop) => {

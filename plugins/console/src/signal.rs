@@ -14,15 +14,19 @@ pub(crate) enum Signal {
     AddCron,
     RemoveCron,
     Blacklist,
+    /// Ours: the crons of the fleet.
+    ListCrons,
     /// Ours: what became of the program that a monitor wraps. Told to the master by monitors, asked of it by clients.
     Program,
 }
 
 /// Those that only look.
-pub(crate) const LOOKS: [&str; 2] = ["list", "program"];
+pub(crate) const LOOKS: [&str; 2] = ["list", "listCrons"];
 
-/// Those that change the fleet. The original asks for a level for `stop`, `add` and `kill` alone.
-pub(crate) const CHANGES: [&str; 7] = ["stop", "kill", "restart", "add", "addCron", "removeCron", "blacklist"];
+/// Those that change the fleet, and `program`: the last lines of a program may hold secrets. The original asks for a level
+/// for `stop`, `add` and `kill` alone.
+pub(crate) const CHANGES: [&str; 8] =
+    ["stop", "kill", "restart", "add", "addCron", "removeCron", "blacklist", "program"];
 
 #[cfg(test)]
 mod tests {

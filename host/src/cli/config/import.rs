@@ -87,7 +87,10 @@ fn notes(config_dir: &Path, env: &str, config: &MasterConfig) -> Vec<String> {
     }
     let crons = [config_dir.join("crons.json"), config_dir.join(env).join("crons.json")];
     if crons.iter().any(|path| path.exists()) {
-        notes.push("crons.json: the servers of the application read it themselves".to_owned());
+        notes.push(
+            "crons.json: servers of pomelo read it themselves, monitors with this --config-dir run theirs of it"
+                .to_owned(),
+        );
     }
     notes
 }
