@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
-    sync::mpsc,
+    sync::mpsc::{self, error::TrySendError},
     time::timeout,
 };
 
@@ -30,7 +30,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// Time for the daemons to end: twice their own grace period.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// Lines of the daemons that may wait to be shown. They are few.
+/// Lines of the daemons that may wait to be shown; more are dropped.
 const LINES: usize = 256;
 
 /// A fleet of this program's own daemons.
@@ -208,7 +208,8 @@ impl Sandbox {
             tokio::spawn(async move {
                 let mut log = BufReader::new(stderr).lines();
                 while let Ok(Some(line)) = log.next_line().await {
-                    if lines.send(Line::of(&name, &line)).await.is_err() {
+                    // Nobody may be looking just now. A daemon does not wait for that, whatever its plugins write.
+                    if let Err(TrySendError::Closed(_)) = lines.try_send(Line::of(&name, &line)) {
                         return;
                     }
                 }

@@ -1,15 +1,18 @@
 //! The command line: what asks a master on ours and on an original one, and what needs none.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 
 use muster_tests::cli::{Finished, muster, muster_reading, program};
 use muster_tests::config::ConfigDir;
 use muster_tests::daemon::{Daemon, Setup};
-use muster_tests::deadline::PROCESS;
+use muster_tests::deadline::{PROCESS, within};
 use muster_tests::node::Node;
 use muster_tests::peer::Peer;
+use muster_tests::plugins;
 use muster_tests::pty::Terminal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// Runs a command for a master.
 async fn ask(master: SocketAddr, line: &str) -> Finished {
@@ -187,24 +190,23 @@ async fn a_log_is_read_through_the_master() {
 async fn events_tell_who_comes_and_goes() {
     let master = Setup::master().plugins(&["console"]).start().await;
     let address = master.address();
-    let followed = ask(address, "events --interval 100ms --count 2 -o jsonl");
-    let come_and_go = async {
-        // Whoever follows has logged in, and has looked once at those who are there.
-        master.wait_log("client logged in").await;
-        let chat = monitor(address, "chat").await;
-        muster_tests::deadline::eventually("the server is listed", PROCESS, async || {
-            let listed = ask(address, "server list -o name").await;
-            listed.stdout.contains("chat-server-1").then_some(())
-        })
-        .await;
-        chat.shutdown().await;
+    let mut command = program();
+    command.args(["events", "--interval", "100ms", "--count", "2", "-o", "jsonl", "--master", &address.to_string()]);
+    let mut follower = command.stdout(Stdio::piped()).spawn().expect("the binary can be started");
+    let mut told = BufReader::new(follower.stdout.take().expect("stdout is piped")).lines();
+    let mut next = async || {
+        let line = within("an event", PROCESS, told.next_line()).await.expect("it writes lines").expect("one more");
+        let event: Value = serde_json::from_str(&line).expect("an event is an object");
+        format!("{} {}", event["server"], event["event"])
     };
-    let (told, ()) = tokio::join!(followed, come_and_go);
-    assert_eq!(told.code, 0, "{told:?}");
-    let events: Vec<Value> =
-        told.stdout.lines().map(|line| serde_json::from_str(line).expect("an event is an object")).collect();
-    let short: Vec<String> = events.iter().map(|event| format!("{} {}", event["server"], event["event"])).collect();
-    assert_eq!(short, ["\"chat-server-1\" \"joined\"", "\"chat-server-1\" \"left\""]);
+    // It has looked once at those who are there.
+    let mut peer = Peer::admin(address, "client").await;
+    plugins::until(&mut peer, "console", "it was asked", |plugin| plugin["calls"].as_u64() > Some(0)).await;
+    let chat = monitor(address, "chat").await;
+    assert_eq!(next().await, "\"chat-server-1\" \"joined\"");
+    chat.shutdown().await;
+    assert_eq!(next().await, "\"chat-server-1\" \"left\"");
+    assert_eq!(within("its end", PROCESS, follower.wait()).await.expect("it can be waited for").code(), Some(0));
     master.shutdown().await;
 }
 
