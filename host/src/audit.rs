@@ -11,6 +11,8 @@ pub(crate) const TARGET: &str = "audit";
 
 /// Fields that may be secrets, or are large and say nothing.
 const HIDDEN: [&str; 6] = ["value", "password", "token", "secret", "data", "signature"];
+/// Within an object: what a remote is called with may be secret, too.
+const HIDDEN_WITHIN: &str = "args";
 /// Who the client is, the line says anyhow.
 const KNOWN: [&str; 2] = ["clientId", "username"];
 /// A script is some kB; more of it is cut off.
@@ -42,8 +44,7 @@ pub(crate) fn record(
 /// What of a body is told.
 fn told(fields: &Map<String, Value>) -> String {
     let fields = fields.iter().filter(|(name, _)| !KNOWN.contains(&name.as_str()));
-    let mut text =
-        hidden(&Value::Object(fields.map(|(name, value)| (name.clone(), value.clone())).collect())).to_string();
+    let mut text = Value::Object(fields.map(|(name, value)| hidden(name, value, false)).collect()).to_string();
     if text.len() > LONGEST {
         let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
         text.truncate(end);
@@ -52,16 +53,15 @@ fn told(fields: &Map<String, Value>) -> String {
     text
 }
 
-fn hidden(value: &Value) -> Value {
+fn hidden(name: &str, value: &Value, is_within: bool) -> (String, Value) {
+    let is_hidden = HIDDEN.contains(&name) || (is_within && name == HIDDEN_WITHIN);
+    (name.to_owned(), if is_hidden { "…".into() } else { within(value) })
+}
+
+fn within(value: &Value) -> Value {
     match value {
-        Value::Object(fields) => {
-            let field = |(name, value): (&String, &Value)| {
-                let told = if HIDDEN.contains(&name.as_str()) { "…".into() } else { hidden(value) };
-                (name.clone(), told)
-            };
-            fields.iter().map(field).collect()
-        }
-        Value::Array(items) => items.iter().map(hidden).collect(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| hidden(name, value, true)).collect(),
+        Value::Array(items) => items.iter().map(within).collect(),
         plain => plain.clone(),
     }
 }
@@ -81,6 +81,8 @@ mod tests {
         let set =
             json!({ "comd": "set", "param": { "key": "k", "value": "s3cret" }, "clientId": "c", "username": "u" });
         assert_eq!(told_of(set), r#"{"comd":"set","param":{"key":"k","value":"…"}}"#);
+        let call = json!({ "action": "call", "args": ["a=b"], "call": { "method": "kick", "args": ["s3cret"] } });
+        assert_eq!(told_of(call), r#"{"action":"call","args":["a=b"],"call":{"method":"kick","args":"…"}}"#);
         let long = told_of(json!({ "script": "é".repeat(LONGEST) }));
         assert!(long.len() <= LONGEST + "…".len() && long.ends_with('…'));
     }
