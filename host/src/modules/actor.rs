@@ -193,7 +193,7 @@ fn take_turns(plugin: &PluginObj, mailbox: &Mailbox, instances: &[Instance], pre
     }
 }
 
-/// A post as it crosses the boundary; `None` for a call whose deadline has passed, which is ended.
+/// A post as it crosses the boundary; `None` for a call whose caller waits no longer.
 pub(crate) fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Calls, now: Instant) -> Option<Mail<'a>> {
     let empty = Mail {
         kind: post.kind(),
@@ -210,11 +210,10 @@ pub(crate) fn mail_of<'a>(post: &'a Post, instances: &'a [Instance], calls: &Cal
     };
     Some(match post {
         Post::Call { instance, id, deadline, call, waited_for } => {
-            let left = deadline.saturating_duration_since(now);
+            let mut left = deadline.saturating_duration_since(now);
             if *waited_for && left.is_zero() {
-                // It waited too long in the queue: the one who asked has been told, or is told now.
-                calls.skip(*id, now);
-                return None;
+                // It waited too long in the queue, or this process was stopped meanwhile: the table knows.
+                left = calls.still_waited_for(*id, now)?;
             }
             let mail = Mail {
                 instance: *instance,

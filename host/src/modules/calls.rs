@@ -211,12 +211,20 @@ impl Calls {
         }
     }
 
-    /// A call whose deadline passed before it was delivered: its handler will not run.
-    pub(crate) fn skip(&self, id: u64, now: Instant) {
-        self.expire(now);
-        if self.table().entries.remove(&id).is_some() {
+    /// For a call that is delivered late: how long its caller still waits. `None` if that is over: its handler will not run.
+    ///
+    /// That it is over, the sweep alone decides: after this whole process was stopped, it gives that time back first.
+    pub(crate) fn still_waited_for(&self, id: u64, now: Instant) -> Option<Duration> {
+        let mut table = self.table();
+        if let Some(Entry { waiter: Some(_), deadline, .. }) = table.entries.get(&id) {
+            return Some(deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(now)));
+        }
+        let is_noted = table.entries.remove(&id).is_some();
+        drop(table);
+        if is_noted {
             self.handler_ended();
         }
+        None
     }
 
     /// Ends what waits in vain: to be called every now and then, by a thread that no plugin can stop.

@@ -88,6 +88,23 @@ fn a_deadline_ends_the_wait_but_not_the_handler() {
 }
 
 #[test]
+fn a_call_that_is_delivered_late_is_over_when_the_sweep_says_so_and_not_if_the_process_was_stopped() {
+    let calls = calls();
+    let now = Instant::now();
+    let [(late, mut told), (stopped, mut waits)] = [request(&calls, Duration::ZERO), request(&calls, Duration::ZERO)];
+    assert!(calls.still_waited_for(stopped, now).is_some(), "nobody has decided yet");
+    calls.expire(now + LATER);
+    assert!(told.try_recv().is_ok() && waits.try_recv().is_ok());
+    assert_eq!((calls.still_waited_for(late, now), calls.open()), (None, 1));
+    let (stopped, mut waits) = request(&calls, Duration::ZERO);
+    calls.forgive(LATER);
+    assert!(calls.still_waited_for(stopped, now).is_some_and(|left| left > Duration::ZERO));
+    assert!(waits.try_recv().is_err());
+    calls.end(stopped, status::ANSWER, NOTHING, b"1");
+    assert_eq!(waits.try_recv(), Ok(answer(b"1")));
+}
+
+#[test]
 fn deadlines_are_found_whatever_their_order() {
     let calls = calls();
     let now = Instant::now();
