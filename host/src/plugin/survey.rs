@@ -189,8 +189,7 @@ mod tests {
 
     #[test]
     fn what_keeps_a_library_in_memory_is_named_with_what_to_do() {
-        let file =
-            b"xx/home/x/.cargo/registry/src/index-1/tokio-1.54.1/src/runtime/mod.rs /tokio-util-0.7.1/";
+        let file = b"xx/home/x/.cargo/registry/src/index-1/tokio-1.54.1/src/runtime/mod.rs /tokio-util-0.7.1/";
         let facts =
             elf::Facts { needed: vec!["libc.so.6".into(), "libstdc++.so.6".into()], nodelete: true, unique_symbols: 2 };
         let concerns = concerns(file, &facts, &manifest("99.0.0"));
