@@ -8,14 +8,9 @@ use muster_tests::{
     daemon::Setup,
     deadline::{PROCESS, eventually},
     peer::Peer,
+    plugins::listed,
 };
-use serde_json::{Value, json};
-
-async fn plugin(peer: &mut Peer, name: &str) -> Value {
-    let answer = peer.request("__plugins__", json!({ "action": "list" })).await;
-    let plugins = answer["body"]["plugins"].as_array().cloned().unwrap_or_default();
-    plugins.into_iter().find(|plugin| plugin["name"] == name).unwrap_or_default()
-}
+use serde_json::json;
 
 /// Has the module do a job that ends when the file is there, and waits until it has begun.
 async fn begin_job(peer: &mut Peer, file: &Path) -> u64 {
@@ -54,14 +49,14 @@ async fn a_library_stays_mapped_while_a_job_of_it_runs_and_not_a_moment_longer_t
     assert_eq!(done.code, 0, "{done:?}");
     let answer = peer.response(job).await;
     assert!(!answer["error"].is_null(), "whoever waits for the module is told: {answer}");
-    let left = plugin(&mut peer, "faulty").await["stillMapped"].clone();
+    let left = listed(&mut peer, "faulty").await["stillMapped"].clone();
     let reason = left[0]["reason"].as_str().unwrap_or_default();
     assert!(reason.contains("a job of it (`spawn_blocking`) is running"), "{left}");
 
     fs::write(&file, "").expect("it can be written");
     let peer = tokio::sync::Mutex::new(peer);
     eventually("it is unmapped", PROCESS, async || {
-        let plugin = plugin(&mut *peer.lock().await, "faulty").await;
+        let plugin = listed(&mut *peer.lock().await, "faulty").await;
         (plugin["stillMapped"] == json!([])).then_some(())
     })
     .await;
@@ -77,7 +72,7 @@ async fn what_a_module_measures_is_shown_with_its_plugin_and_begins_anew_with_a_
         for _ in 0..2 {
             assert_eq!(peer.request("faulty", json!({ "do": "measure" })).await["body"]["ok"], true);
         }
-        let metrics = plugin(&mut peer, "faulty").await["metrics"].clone();
+        let metrics = listed(&mut peer, "faulty").await["metrics"].clone();
         let counter =
             json!({ "module": "faulty", "role": "master", "name": "measured", "kind": "counter", "value": 4 });
         assert!(metrics.as_array().is_some_and(|metrics| metrics.contains(&counter)), "{isolation}: {metrics}");
@@ -88,7 +83,7 @@ async fn what_a_module_measures_is_shown_with_its_plugin_and_begins_anew_with_a_
         }
         let done = muster(&["plugin", "reload", "faulty", "--master", &address]).await;
         assert_eq!(done.code, 0, "{done:?}");
-        assert_eq!(plugin(&mut peer, "faulty").await["metrics"], json!([]), "{isolation}");
+        assert_eq!(listed(&mut peer, "faulty").await["metrics"], json!([]), "{isolation}");
         master.shutdown().await;
     }
 }

@@ -9,7 +9,7 @@ use crate::modules::IdTaken;
 /// Why a file is not loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("the file cannot be read ({0}): make it readable for the user that the daemon runs as")]
+    #[error("the file cannot be read ({0}): it has to be there, and readable for the user that the daemon runs as")]
     Unreadable(String),
     #[error("a plugin is a file, and this is something else: put a shared library here")]
     NotAFile,
