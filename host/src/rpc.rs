@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! directory ── follow ──▶ one proxy per server        route.rs    which server a call is for (pure)
-//! call ── message.rs ──▶ mailbox.rs, a task per server ──▶ PUBLISH rpc {"id":7,"msg":{…}}
+//! call ── message.rs ──▶ mailbox.rs, a task per server that was ever called ──▶ PUBLISH rpc {"id":7,"msg":{…}}
 //! its end ◀──────────── the one table of the task      ◀── PUBLISH rpc {"id":7,"resp":[…]}
 //! ```
 //!
@@ -52,11 +52,12 @@ pub(crate) struct Rpc {
     proxies: Mutex<Table<Proxy>>,
 }
 
-/// What stands for a server here.
+/// What stands for a server here. Of the many that nobody ever calls, it is no more than an address.
 #[derive(Debug)]
-enum Proxy {
-    Callable(Mailbox),
-    Not(Uncallable),
+struct Proxy {
+    address: Result<Box<str>, Uncallable>,
+    /// From the first call on.
+    mailbox: Option<Box<Mailbox>>,
 }
 
 /// What is called, and where.
@@ -108,26 +109,19 @@ impl Rpc {
             let info = info.as_object().cloned().unwrap_or_default();
             let address = route::address(type_of(&info), &info);
             let kept = known.remove(id).filter(|server| server.proxy.stands_for(&address));
-            let proxy = kept.map_or_else(|| self.proxy(id, address), |server| server.proxy);
-            proxies.insert(id, Server { server_type: type_of(&info).to_owned(), proxy });
+            let proxy = kept.map_or_else(|| Proxy::of(address), |server| server.proxy);
+            proxies.insert(id, Server { server_type: type_of(&info).into(), proxy });
         }
     }
 
     /// One that is known at this address keeps its mailbox, with its link and its calls.
     fn add(&self, id: &str, server_type: &str, info: &Map<String, Value>) {
         let address = route::address(server_type, info);
-        let server_type = server_type.to_owned();
+        let server_type = server_type.into();
         let mut proxies = self.proxies.lock();
         match proxies.get_mut(id) {
             Some(server) if server.proxy.stands_for(&address) => server.server_type = server_type,
-            _ => proxies.insert(id, Server { server_type, proxy: self.proxy(id, address) }),
-        }
-    }
-
-    fn proxy(&self, id: &str, address: Result<String, Uncallable>) -> Proxy {
-        match address {
-            Ok(address) => Proxy::Callable(Mailbox::open(&self.runtime, id, address, self.config)),
-            Err(reason) => Proxy::Not(reason),
+            _ => proxies.insert(id, Server { server_type, proxy: Proxy::of(address) }),
         }
     }
 
@@ -157,23 +151,24 @@ impl Rpc {
 
     fn begin(&self, call: Call<'_>) -> Result<(String, mailbox::Answer), RequestError> {
         let message = Message::read(call.body).map_err(RequestError::Refused)?;
-        let proxies = self.proxies.lock();
+        let mut proxies = self.proxies.lock();
         let (id, server) =
             proxies.find(call.target, call.key).ok_or_else(|| RequestError::UnknownServer(call.target.to_owned()))?;
-        match &server.proxy {
-            Proxy::Callable(mailbox) => Ok((id.to_owned(), mailbox.send(&message.of_type(&server.server_type))?)),
-            Proxy::Not(reason) => Err(RequestError::Refused(format!("{id} cannot be called: {reason}"))),
-        }
+        let Proxy { address, mailbox } = &mut server.proxy;
+        let address =
+            address.as_deref().map_err(|reason| RequestError::Refused(format!("{id} cannot be called: {reason}")))?;
+        let mailbox = mailbox.get_or_insert_with(|| Box::new(Mailbox::open(&self.runtime, id, address, self.config)));
+        Ok((id.to_owned(), mailbox.send(&message.of_type(&server.server_type))?))
     }
 
     /// All servers, in the order in which they came: `{"id", "serverType", "callable"}` with `address` or `reason`.
     pub(crate) fn list(&self) -> Value {
         let proxies = self.proxies.lock();
-        let server = |(id, server): (&str, &Server<Proxy>)| match &server.proxy {
-            Proxy::Callable(mailbox) => json!({
-                "id": id, "serverType": server.server_type, "callable": true, "address": mailbox.address(),
+        let server = |(id, server): (&str, &Server<Proxy>)| match &server.proxy.address {
+            Ok(address) => json!({
+                "id": id, "serverType": server.server_type, "callable": true, "address": address,
             }),
-            Proxy::Not(reason) => json!({
+            Err(reason) => json!({
                 "id": id, "serverType": server.server_type, "callable": false, "reason": reason.to_string(),
             }),
         };
@@ -182,12 +177,12 @@ impl Rpc {
 }
 
 impl Proxy {
+    fn of(address: Result<String, Uncallable>) -> Proxy {
+        Proxy { address: address.map(String::into_boxed_str), mailbox: None }
+    }
+
     fn stands_for(&self, address: &Result<String, Uncallable>) -> bool {
-        match (self, address) {
-            (Proxy::Callable(mailbox), Ok(address)) => mailbox.address() == address,
-            (Proxy::Not(reason), Err(now)) => reason == now,
-            (Proxy::Callable(_), Err(_)) | (Proxy::Not(_), Ok(_)) => false,
-        }
+        self.address.as_deref() == address.as_deref()
     }
 }
 

@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 pub(crate) use self::recipe::Recipe;
 use self::recipe::{HostName, Unusable, scalar};
 use crate::{
-    deaths::{Deaths, Next},
+    deaths::{Deaths, Next, Patience},
     program::{Care, Program, State},
     store::{Kept, Store},
 };
@@ -60,7 +60,8 @@ struct Known {
     ordered: bool,
     /// Somebody is at it.
     starting: bool,
-    deaths: Deaths,
+    /// Most servers never die on us.
+    deaths: Option<Box<Deaths>>,
 }
 
 /// A server was not started.
@@ -202,7 +203,7 @@ impl Starter {
                 return None;
             }
             known.starting = true;
-            Some((fields, known.deaths.record(Instant::now(), lived)))
+            Some((fields, known.died(self.care.patience, lived)))
         });
         let Some((fields, next)) = verdict else {
             // What is known of a stranger is no use once they are gone.
@@ -240,7 +241,7 @@ impl Starter {
                 Err(NotStarted::Runs { pid, .. }) => return info!(id, pid, "the server is gone, but runs"),
                 Err(error) => error!(id, %error, "the server was not started again"),
             }
-            next = self.with(id, |known| known.deaths.record(Instant::now(), Duration::ZERO));
+            next = self.with(id, |known| known.died(self.care.patience, Duration::ZERO));
         }
     }
 
@@ -316,13 +317,17 @@ impl Starter {
             registered: None,
             ordered: false,
             starting: false,
-            deaths: Deaths::new(self.care.patience),
+            deaths: None,
         });
         act(known)
     }
 }
 
 impl Known {
+    fn died(&mut self, patience: Patience, lived: Duration) -> Next {
+        self.deaths.get_or_insert_with(|| Box::new(Deaths::new(patience))).record(Instant::now(), lived)
+    }
+
     fn is_stranger(&self) -> bool {
         self.fields.is_none() && self.program.is_none() && self.registered.is_none() && !self.starting
     }

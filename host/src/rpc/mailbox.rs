@@ -59,7 +59,6 @@ pub(super) type Answer = oneshot::Receiver<Result<Response, RequestError>>;
 #[derive(Debug)]
 pub(super) struct Mailbox {
     id: String,
-    address: String,
     calls: mpsc::Sender<Call>,
     room: Arc<Semaphore>,
     _stop: DropGuard,
@@ -118,17 +117,13 @@ enum End {
 // === impl Mailbox ===
 
 impl Mailbox {
-    pub(super) fn open(runtime: &Handle, id: &str, address: String, config: Config) -> Mailbox {
+    pub(super) fn open(runtime: &Handle, id: &str, address: &str, config: Config) -> Mailbox {
         let (sender, calls) = mpsc::channel(MOST_CALLS);
         let stop = CancellationToken::new();
-        let task = Task { id: id.to_owned(), address: address.clone(), config, calls, stop: stop.clone() };
+        let task = Task { id: id.to_owned(), address: address.to_owned(), config, calls, stop: stop.clone() };
         runtime.spawn(task.run());
         let room = Arc::new(Semaphore::new(ROOM as usize));
-        Mailbox { id: id.to_owned(), address, calls: sender, room, _stop: stop.drop_guard() }
-    }
-
-    pub(super) fn address(&self) -> &str {
-        &self.address
+        Mailbox { id: id.to_owned(), calls: sender, room, _stop: stop.drop_guard() }
     }
 
     /// Queues a call.

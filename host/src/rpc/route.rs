@@ -10,7 +10,7 @@ pub(super) struct Table<P>(IndexMap<String, Server<P>>);
 /// One of them, and what stands for it here.
 #[derive(Debug)]
 pub(super) struct Server<P> {
-    pub(super) server_type: String,
+    pub(super) server_type: Box<str>,
     pub(super) proxy: P,
 }
 
@@ -47,13 +47,13 @@ impl<P> Table<P> {
     }
 
     /// The server with the id `target`; else, of the servers of the type `target`, the one that `key` belongs to.
-    pub(super) fn find(&self, target: &str, key: &str) -> Option<(&str, &Server<P>)> {
-        let by_id = self.0.get_key_value(target).map(|(id, server)| (id.as_str(), server));
-        by_id.or_else(|| {
-            let of_type: Vec<_> = self.iter().filter(|(_, server)| server.server_type == target).collect();
+    pub(super) fn find(&mut self, target: &str, key: &str) -> Option<(&str, &mut Server<P>)> {
+        let place = self.0.get_index_of(target).or_else(|| {
+            let places = || self.0.values().enumerate().filter(|(_, server)| *server.server_type == *target);
             // Also those that cannot be called: as in the original, a key does not move because of its neighbours.
-            of_type.get(place_of(key, of_type.len())?).copied()
-        })
+            places().nth(place_of(key, places().count())?).map(|(place, _)| place)
+        })?;
+        self.0.get_index_mut(place).map(|(id, server)| (id.as_str(), server))
     }
 }
 
@@ -109,18 +109,18 @@ mod tests {
     fn an_id_is_a_server_and_a_type_is_the_one_of_the_key() {
         let mut table = Table::default();
         for (id, server_type) in [("chat-2", "chat"), ("gate-1", "gate"), ("chat-1", "chat"), ("chat", "odd")] {
-            table.insert(id, Server { server_type: server_type.to_owned(), proxy: () });
+            table.insert(id, Server { server_type: server_type.into(), proxy: () });
         }
-        let found = |table: &Table<()>, target, key| table.find(target, key).map(|(id, _)| id.to_owned());
-        assert_eq!(found(&table, "chat-1", "a").unwrap(), "chat-1");
-        assert_eq!(found(&table, "chat", "a").unwrap(), "chat", "an id goes before a type");
+        let found = |table: &mut Table<()>, target, key| table.find(target, key).map(|(id, _)| id.to_owned());
+        assert_eq!(found(&mut table, "chat-1", "a").unwrap(), "chat-1");
+        assert_eq!(found(&mut table, "chat", "a").unwrap(), "chat", "an id goes before a type");
         table.remove("chat");
         // 390611389 % 2 is 1: the second that came.
-        assert_eq!(found(&table, "chat", "a").unwrap(), "chat-1");
-        assert_eq!(found(&table, "chat", "").unwrap(), "chat-2");
-        table.insert("chat-2", Server { server_type: "gate".to_owned(), proxy: () });
-        assert_eq!(found(&table, "chat", "").unwrap(), "chat-1");
-        assert_eq!(found(&table, "nobody", ""), None);
+        assert_eq!(found(&mut table, "chat", "a").unwrap(), "chat-1");
+        assert_eq!(found(&mut table, "chat", "").unwrap(), "chat-2");
+        table.insert("chat-2", Server { server_type: "gate".into(), proxy: () });
+        assert_eq!(found(&mut table, "chat", "").unwrap(), "chat-1");
+        assert_eq!(found(&mut table, "nobody", ""), None);
     }
 
     #[test]
