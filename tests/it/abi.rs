@@ -10,6 +10,7 @@ use muster_tests::{
     daemon::{Setup, target_dir},
     deadline::{PROCESS, eventually, within},
     peer::Peer,
+    plugins::{content, put, until, until_version, words},
 };
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -52,6 +53,52 @@ async fn a_plugin_of_the_first_version_does_in_this_host_what_it_always_did() {
         let log = master.log();
         let tagged = |line: &str| line.contains("module=\"veteran\"") && line.contains("generation=1");
         assert!(log.lines().any(|line| line.contains("the veteran starts") && tagged(line)), "{log}");
+        master.shutdown().await;
+    }
+}
+
+/// All that comes with this version, in a daemon of the first.
+#[tokio::test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the daemon is for x86-64")]
+async fn a_plugin_of_this_version_does_in_a_host_of_the_first_what_that_one_has() {
+    let first = Path::new(env!("CARGO_MANIFEST_DIR")).join("abi/muster-1.0.0");
+    let ours = [
+        "console",
+        "monitor_log",
+        "node_info",
+        "profiler",
+        "scripts",
+        "system_info",
+        "time_report",
+        "watch_server",
+        "watchdog",
+    ];
+    for isolation in ["thread", "process"] {
+        let setup = Setup::master().executable(first.clone()).plugins(&ours).set("plugins.faulty.isolation", isolation);
+        let master = setup.set("plugins.keeper.isolation", isolation).start().await;
+        let mut peer = Peer::admin(master.address(), "observer").await;
+        for name in ours {
+            until(&mut peer, name, &format!("{name} runs"), |plugin| plugin["state"] == "running").await;
+        }
+
+        put(&master, "faulty.so", &content("faulty"));
+        until(&mut peer, "faulty", "faulty runs", |plugin| plugin["state"] == "running").await;
+        for act in ["ok", "measure"] {
+            let answer = peer.request("faulty", json!({ "do": act })).await;
+            assert_eq!(answer["body"], json!({ "ok": true }), "{act}, {isolation}: metrics are not kept, and no fault");
+        }
+        let job = peer.request("faulty", json!({ "do": "job", "file": master.plugin_dir() })).await;
+        assert!(words(&job).contains("this host has no operation"), "{isolation}: a job is refused in words: {job}");
+
+        put(&master, "keeper.so", &content("keeper_v1"));
+        until_version(&mut peer, "keeper", "1.").await;
+        let held = peer.request("keeper", json!({ "add": 7, "put": "kept" })).await;
+        assert_eq!((&held["body"]["count"], &held["body"]["version"]), (&json!(7), &json!("1")), "{isolation}: {held}");
+        put(&master, "keeper.so", &content("keeper_v2"));
+        until_version(&mut peer, "keeper", "2.").await;
+        let after = peer.request("keeper", json!({ "add": 1 })).await;
+        let expected = json!({ "version": "2", "count": 1, "kept": "kept" });
+        assert_eq!(after["body"], expected, "{isolation}: the host keeps values, and hands over no state");
         master.shutdown().await;
     }
 }

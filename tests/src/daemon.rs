@@ -49,6 +49,7 @@ pub fn plugin_file(name: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct Setup {
     role: Role,
+    binary: Option<PathBuf>,
     config: Option<ConfigDir>,
     plugins: Vec<String>,
     /// Kept over a restart, if the test hands it on.
@@ -88,6 +89,7 @@ impl Setup {
     fn new(role: Role) -> Self {
         Self {
             role,
+            binary: None,
             config: None,
             plugins: Vec::new(),
             state: None,
@@ -95,6 +97,13 @@ impl Setup {
             command: Vec::new(),
             variables: Vec::new(),
         }
+    }
+
+    /// Another executable than [`binary`].
+    #[must_use]
+    pub fn executable(mut self, path: PathBuf) -> Self {
+        self.binary = Some(path);
+        self
     }
 
     /// Other configuration files.
@@ -206,7 +215,7 @@ impl Setup {
             Role::Master { .. } => "muster master".to_owned(),
             Role::Monitor { id } => format!("muster monitor {id}"),
         };
-        let mut command = Command::new(binary());
+        let mut command = Command::new(self.binary.unwrap_or_else(binary));
         match &self.role {
             Role::Master { listen } => command.args(["master", "--listen", &listen.to_string()]),
             Role::Monitor { .. } => command.arg("monitor"),
