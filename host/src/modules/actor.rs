@@ -39,6 +39,10 @@ use crate::{
 /// Linux cuts names of threads here.
 const THREAD_NAME: usize = 15;
 
+/// What a plugin is given at a time. Its answers go out after that, so that those who wait for the first need not wait
+/// for the last of all that was queued; but most messages of a peer that come together are answered together.
+const TURN: usize = 128;
+
 /// A module in a role, as one generation carries it.
 pub(crate) struct Instance {
     /// Its number within the generation, from 1.
@@ -179,16 +183,25 @@ fn take_turns(plugin: &PluginObj, mailbox: &Mailbox, instances: &[Instance], pre
     let mut batch = Vec::new();
     let mut space: Vec<Mail<'static>> = Vec::new();
     while mailbox.take(&mut batch) {
-        let now = Instant::now();
-        let mut mail: Vec<Mail<'_>> = space;
-        mail.extend(batch.iter().filter_map(|post| mail_of(post, instances, mailbox.calls(), now)));
-        {
-            let _batch = batch::begin();
-            presence.enter(|| plugin.turn(RSlice::from_slice(&mail)));
+        let mut turns = batch.chunks(TURN);
+        // Nothing is queued if the plugin asked for a turn.
+        let mut posts = turns.next().unwrap_or_default();
+        loop {
+            let now = Instant::now();
+            let mut mail: Vec<Mail<'_>> = space;
+            mail.extend(posts.iter().filter_map(|post| mail_of(post, instances, mailbox.calls(), now)));
+            {
+                let _batch = batch::begin();
+                presence.enter(|| plugin.turn(RSlice::from_slice(&mail)));
+            }
+            mail.clear();
+            // The same allocation with another lifetime: it is empty, so nothing is looked at.
+            space = mail.into_iter().map_while(|_| None).collect();
+            match turns.next() {
+                Some(next) => posts = next,
+                None => break,
+            }
         }
-        mail.clear();
-        // The same allocation with another lifetime: it is empty, so nothing is looked at.
-        space = mail.into_iter().map_while(|_| None).collect();
         batch.clear();
     }
 }
