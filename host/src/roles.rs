@@ -10,8 +10,11 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use muster_plugin_api::{Commands, Manifest};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::Value;
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
 
 use crate::modules::call::ClientIdentity;
 
@@ -48,8 +51,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) body: &'a str,
     /// The command, or `*` if it has no name.
     pub(crate) command: Cow<'a, str>,
-    /// Who the client says it is; `None` for nothing.
-    claimed: Option<Value>,
+    /// Who the client says it is.
+    claimed: Option<&'a RawValue>,
     /// Whether it only looks.
     pub(crate) only_looks: bool,
     /// Who may.
@@ -104,10 +107,9 @@ impl Asked<'_> {
     /// # Errors
     /// The original's text.
     pub(crate) fn permit(&self, client: &ClientIdentity) -> Result<(), &'static str> {
-        let is_named = match &self.claimed {
-            None | Some(Value::Null) => false,
-            Some(Value::String(claimed)) if claimed.is_empty() => false,
-            Some(Value::String(claimed)) if claimed == client.id.as_str() => true,
+        let is_named = match self.claimed.map(RawValue::get) {
+            None | Some("null" | r#""""#) => false,
+            Some(claimed) if text(claimed).is_some_and(|claimed| claimed == client.id.as_str()) => true,
             Some(_) => return Err("Client info error"),
         };
         match self.required {
@@ -124,7 +126,7 @@ impl Asked<'_> {
 /// What the table asks of a body. Nothing else of it is read: bodies may be large.
 #[derive(Debug, Default)]
 struct Claims<'a> {
-    claimed: Option<Value>,
+    claimed: Option<&'a RawValue>,
     command: Option<Cow<'a, str>>,
 }
 
@@ -158,20 +160,26 @@ impl<'de> Visitor<'de> for ClaimsOf<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Claims<'de>, A::Error> {
         let mut claims = Claims::default();
-        while let Some(name) = fields.next_key::<Cow<'de, str>>()? {
+        while let Some(Text(name)) = fields.next_key()? {
             if name == "clientId" {
                 claims.claimed = Some(fields.next_value()?);
             } else if self.field == Some(&*name) {
-                claims.command = match fields.next_value()? {
-                    Value::String(command) => Some(command.into()),
-                    _ => None,
-                };
+                claims.command = text(fields.next_value::<&RawValue>()?.get());
             } else {
                 fields.next_value::<IgnoredAny>()?;
             }
         }
         Ok(claims)
     }
+}
+
+/// Not copied, unless something in it is escaped. (A bare `Cow` always is.)
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The text that a JSON value is, if it is one.
+fn text(json: &str) -> Option<Cow<'_, str>> {
+    serde_json::from_str(json).ok().map(|Text(text)| text)
 }
 
 impl Required {

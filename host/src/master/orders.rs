@@ -44,7 +44,7 @@ impl Master {
             None
         };
         if let Some(manifest) = hosted(module) {
-            self.permit(client, reply(), &manifest, body)?;
+            self.permit(client, reply, &manifest, body)?;
             if let Some(reply) = reply() {
                 match module {
                     ROLES => answer(Some(reply), Ok(self.roles())),
@@ -61,27 +61,27 @@ impl Master {
         if !route.is_enabled() {
             return refuse(&wire::disabled_module(module));
         }
-        self.permit(client, reply(), &route.manifest, body).map(drop)
+        self.permit(client, reply, &route.manifest, body).map(drop)
     }
 
     /// Asks the table, writes the audit, and refuses.
     fn permit<'a>(
         &self,
         client: &ClientIdentity,
-        reply: Option<Reply>,
+        reply: impl Fn() -> Option<Reply>,
         manifest: &Manifest,
         body: &'a str,
     ) -> Option<Asked<'a>> {
         let asked = self.roles.load().asked(&manifest.id, &manifest.commands, body);
         let permitted = asked.permit(client);
         if permitted.is_err() || !(asked.only_looks || is_further_piece(&asked)) {
-            let kind = if reply.is_some() { "request" } else { "notify" };
+            let kind = if reply().is_some() { "request" } else { "notify" };
             audit::record(client, kind, &manifest.id, &asked, permitted);
         }
         match permitted {
             Ok(()) => Some(asked),
             Err(text) => {
-                answer(reply, Err(wire::error_object(text)));
+                answer(reply(), Err(wire::error_object(text)));
                 None
             }
         }
