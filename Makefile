@@ -8,7 +8,7 @@ CARGO := cargo
 
 BENCH_PLUGINS := echo relay fanout list
 
-.PHONY: build fixtures peers test soak bench demo lint doc clean
+.PHONY: build fixtures peers test soak bench instructions demo lint doc clean
 
 # The daemon and command line, and the plugins that come with it.
 build:
@@ -48,6 +48,12 @@ bench:
 	@$(call install-plugins,time_report,release/libmuster_,bench/plugins)
 	cd tests/load && CARGO_TARGET_DIR=$(abspath $(T))/bench/load $(CARGO) build --release --locked
 	tests/load/bench.sh $(abspath $(T))/release/muster $(abspath $(T))/bench/plugins $(abspath $(T))/bench/load/release/muster-load
+
+# What messages cost in instructions, which no other load on the machine changes. Needs valgrind.
+instructions:
+	$(CARGO) install --quiet --root $(abspath $(T))/bench --version 0.20.0 gungraun-runner
+	GUNGRAUN_RUNNER=$(abspath $(T))/bench/bin/gungraun-runner \
+	  $(CARGO) bench -p muster --features instructions --bench instructions
 
 # A master, three monitors and the plugins in one terminal.
 demo: build
