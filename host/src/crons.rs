@@ -1,13 +1,14 @@
 //! What a monitor does at certain times: crons of `crons.json`, and those that were ordered.
 //!
 //! Whose time has come is looked for at least once a second on the monotonic clock, so that a clock that is set shows
-//! soon. A time that was jumped over counts once, and one that comes again, because the clock was set back, not again.
+//! soon. A time that was jumped over counts once. A clock that is set back a little lives through times again, and what
+//! has fired waits until they are over; one that is set back by more was wrong, and its new time counts at once.
 
 mod pattern;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use chrono::{DateTime, Local};
+use chrono::{DateTime, Local, TimeDelta};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::sleep};
@@ -18,6 +19,10 @@ use crate::store::{Kept, Store};
 
 /// The longest pause between two looks at the clock.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How far a clock may be set back and what has fired still waits, as vixie's cron has it: summer time and small
+/// corrections are below, a date that was wrong is above.
+const WAITED_OUT: TimeDelta = TimeDelta::hours(3);
 
 /// The crons of a server.
 #[derive(Debug)]
@@ -31,7 +36,7 @@ pub(crate) struct Crons {
 #[derive(Debug, Default)]
 struct Table {
     entries: BTreeMap<String, Entry>,
-    /// The latest time that was looked at.
+    /// The latest time that was looked at since the clock was last corrected.
     seen: Option<DateTime<Local>>,
 }
 
@@ -125,6 +130,10 @@ impl Table {
 
     /// The crons whose time has come, each once, however often it came.
     fn due(&mut self, now: DateTime<Local>) -> Vec<Value> {
+        if self.seen.is_some_and(|seen| now < seen - WAITED_OUT) {
+            self.seen = None;
+            self.entries.values_mut().for_each(|entry| entry.next = entry.pattern.after(now));
+        }
         let latest = self.seen.map_or(now, |seen| seen.max(now));
         self.seen = Some(latest);
         let mut due = Vec::new();
@@ -191,25 +200,58 @@ mod tests {
         assert!(table.due(at(10, 30, 1)).is_empty());
     }
 
-    #[test]
-    fn a_clock_that_is_set_forward_over_several_times_fires_once() {
-        let mut table = table(at(10, 29, 0));
-        let later = at(10, 31, 0) + TimeDelta::days(3);
-        assert_eq!(table.due(later).len(), 1);
-        assert!(table.due(later).is_empty());
-        assert_eq!(table.due(later + TimeDelta::days(1)).len(), 1);
+    /// Which crons fire, as `id@time`, when the clock shows `from`, and then every second until `to`.
+    fn fired(table: &mut Table, from: DateTime<Local>, to: DateTime<Local>) -> Vec<String> {
+        let seconds = (to - from).num_seconds();
+        let each = (0..=seconds).map(|second| from + TimeDelta::seconds(second));
+        each.flat_map(|now| {
+            let due = table.due(now);
+            due.into_iter().map(move |cron| format!("{}@{}", text(&cron, "id").unwrap(), now.format("%a %H:%M:%S")))
+        })
+        .collect()
+    }
+
+    /// At 10:30 each day, and each minute.
+    fn daily_and_each_minute(now: DateTime<Local>) -> Table {
+        let mut table = table(now);
+        table.add(cron("2", "0 * * * * *"), now).unwrap();
+        table
     }
 
     #[test]
-    fn a_clock_that_is_set_back_does_not_fire_again_what_has_fired() {
-        let mut table = table(at(10, 29, 0));
-        assert_eq!(table.due(at(10, 30, 0)).len(), 1);
-        let mut now = at(10, 29, 0) - TimeDelta::days(1);
-        while now < at(10, 30, 0) + TimeDelta::minutes(1) {
-            assert!(table.due(now).is_empty(), "{now}");
-            now += TimeDelta::minutes(1);
-        }
-        assert_eq!(table.due(at(10, 30, 0) + TimeDelta::days(1)).len(), 1);
+    fn row_21_a_clock_that_is_set_forward_by_a_day_fires_once_what_it_jumped_over_and_goes_on() {
+        let mut table = daily_and_each_minute(at(10, 29, 30));
+        let day = TimeDelta::days(1);
+        assert_eq!(fired(&mut table, at(10, 31, 30) + day, at(10, 31, 59) + day), ["1@Fri 10:31:30", "2@Fri 10:31:30"]);
+        assert_eq!(fired(&mut table, at(10, 32, 0) + day, at(10, 32, 59) + day), ["2@Fri 10:32:00"]);
+        assert_eq!(table.due(at(10, 30, 0) + day * 2).len(), 2, "and on the day after");
+    }
+
+    #[test]
+    fn row_21_a_clock_that_is_set_back_by_a_day_goes_on_from_its_new_time_at_once() {
+        let mut table = daily_and_each_minute(at(10, 29, 30));
+        assert_eq!(fired(&mut table, at(10, 30, 0), at(10, 30, 59)), ["1@Thu 10:30:00", "2@Thu 10:30:00"]);
+        let day = TimeDelta::days(1);
+        assert_eq!(table.due(at(10, 28, 30) - day), [] as [Value; 0], "nothing fires because the clock was set");
+        assert_eq!(table.pause(at(10, 28, 30) - day), Some(Duration::from_secs(30)));
+        let expected = ["2@Wed 10:29:00", "1@Wed 10:30:00", "2@Wed 10:30:00"];
+        assert_eq!(fired(&mut table, at(10, 28, 31) - day, at(10, 30, 59) - day), expected);
+    }
+
+    #[test]
+    fn row_21_a_clock_that_is_set_back_by_an_hour_does_not_fire_again_what_has_fired() {
+        let mut table = daily_and_each_minute(at(10, 29, 30));
+        assert_eq!(fired(&mut table, at(10, 30, 0), at(10, 30, 59)), ["1@Thu 10:30:00", "2@Thu 10:30:00"]);
+        assert_eq!(fired(&mut table, at(9, 30, 59), at(10, 30, 59)), [] as [&str; 0]);
+        assert_eq!(fired(&mut table, at(10, 31, 0), at(10, 31, 59)), ["2@Thu 10:31:00"]);
+    }
+
+    #[test]
+    fn row_21_steps_back_that_come_to_more_than_three_hours_are_a_correction() {
+        let mut table = daily_and_each_minute(at(10, 29, 30));
+        assert_eq!(fired(&mut table, at(10, 30, 0), at(10, 30, 0)).len(), 2);
+        assert_eq!(fired(&mut table, at(8, 30, 0), at(8, 31, 0)), [] as [&str; 0]);
+        assert_eq!(fired(&mut table, at(7, 29, 59), at(7, 30, 0)), ["2@Thu 07:30:00"]);
     }
 
     #[tokio::test]
