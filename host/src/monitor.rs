@@ -5,6 +5,7 @@
 //!
 //! It never gives up: a master that is away or refuses it is tried again, with growing pauses.
 
+mod asked;
 mod asks;
 mod embedded;
 mod services;
@@ -28,7 +29,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::asks::Asks;
+use self::{asked::Asked, asks::Asks};
+pub(crate) use self::asked::Begun;
 pub use self::embedded::{Application, Ask, Body, EmbeddedMonitor, Event, Said, Saying, serve_as_child};
 pub(crate) use self::services::MonitorServices;
 use crate::{
@@ -40,7 +42,7 @@ use crate::{
     },
     modules::{
         Modules,
-        call::{Call, Responder, ServerIdentity, Source},
+        call::{Call, ServerIdentity, Source},
         deliver::Blocked,
     },
     session::{Reply, outbox::Outbox},
@@ -71,6 +73,7 @@ pub(crate) struct Monitor {
     outbox_limit: usize,
     deadline: Duration,
     asks: Asks,
+    asked: Arc<Asked>,
     /// The way to the master while registered.
     outbox: Mutex<Option<Arc<Outbox>>>,
     links: AtomicU64,
@@ -115,6 +118,7 @@ impl Monitor {
             outbox_limit,
             deadline,
             asks: Asks::default(),
+            asked: Arc::default(),
             outbox: Mutex::default(),
             links: AtomicU64::new(0),
             was_registered: AtomicBool::new(false),
@@ -319,12 +323,19 @@ impl Monitor {
                 return None;
             }
         };
+        let responder = match id {
+            None => None,
+            Some(id) => {
+                let reply = Reply::new(outbox.clone(), Topic::Monitor, id.clone());
+                Some(self.asked.begin(&id, &module, body, reply)?)
+            }
+        };
         let call = Call {
             source: Source::Server(from.clone()),
             body: Bytes::copy_from_slice(body.as_bytes()),
             arrived: std::time::Instant::now(),
             patience_ms: None,
-            responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), Topic::Monitor, id))),
+            responder,
         };
         self.modules.deliver(Role::Monitor, &module, call)
     }

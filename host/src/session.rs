@@ -144,13 +144,8 @@ impl Reply {
 
     /// Sends the answer. A peer that has left does not get it, and nobody else.
     pub(crate) fn end(self, outcome: Outcome<'_>) {
-        match outcome {
-            Outcome::Answer { error, body } => self.send(error, body),
-            Outcome::NoSuchHandler { module, handler } => {
-                self.send(wire::json_text(&wire::no_such_handler(module, handler)).as_bytes(), b"");
-            }
-            Outcome::Failed(text) => self.send(wire::error_object(text).as_bytes(), b""),
-        }
+        let (error, body) = outcome.texts();
+        self.send(&error, body);
     }
 
     /// Sends an error that is a plain text.

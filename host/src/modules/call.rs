@@ -1,13 +1,15 @@
 //! One message on its way to a module, and the one who waits for its end.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::{
     ids::{ClientId, ConnId, ServerId, ServerType},
+    monitor::Begun,
     session::Reply,
+    wire,
 };
 
 /// A message for a module. Who may send it was decided before.
@@ -60,6 +62,8 @@ pub(crate) struct ClientIdentity {
 pub(crate) enum Responder {
     /// A peer of this daemon.
     Session(Reply),
+    /// The master of this monitor, which may ask again. Boxed, so that no other call is larger for it.
+    Repeatable(Box<Begun>),
     /// Somebody in this process: a test, or a bench.
     Channel(oneshot::Sender<OwnedOutcome>),
 }
@@ -91,7 +95,21 @@ impl Responder {
     pub(crate) fn end(self, outcome: Outcome<'_>) {
         match self {
             Responder::Session(reply) => reply.end(outcome),
+            Responder::Repeatable(begun) => begun.end(outcome),
             Responder::Channel(sender) => drop(sender.send(outcome.into())),
+        }
+    }
+}
+
+impl<'a> Outcome<'a> {
+    /// What a peer is told: error and body as JSON texts, empty for absent fields.
+    pub(crate) fn texts(self) -> (Cow<'a, [u8]>, &'a [u8]) {
+        match self {
+            Outcome::Answer { error, body } => (error.into(), body),
+            Outcome::NoSuchHandler { module, handler } => {
+                (wire::json_text(&wire::no_such_handler(module, handler)).into_bytes().into(), b"")
+            }
+            Outcome::Failed(text) => (wire::error_object(text).into_bytes().into(), b""),
         }
     }
 }
@@ -103,7 +121,7 @@ impl From<Outcome<'_>> for OwnedOutcome {
                 OwnedOutcome::Answer { error: Bytes::copy_from_slice(error), body: Bytes::copy_from_slice(body) }
             }
             Outcome::NoSuchHandler { module, handler } => {
-                OwnedOutcome::NoSuchHandler(crate::wire::no_such_handler(module, handler))
+                OwnedOutcome::NoSuchHandler(wire::no_such_handler(module, handler))
             }
             Outcome::Failed(text) => OwnedOutcome::Failed(text.to_owned()),
         }

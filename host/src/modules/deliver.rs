@@ -78,6 +78,7 @@ pub(crate) fn overrun() -> u64 {
 fn refuse(call: Call, text: &str) {
     match call.responder {
         Some(Responder::Session(reply)) => reply.refuse(text),
+        Some(Responder::Repeatable(begun)) => begun.refuse(text),
         Some(Responder::Channel(_)) => {}
         None => {}
     }
