@@ -23,6 +23,7 @@ mod monitor_life;
 mod node_peers;
 mod odd_json;
 mod oracle;
+mod partition;
 mod plugin_authors;
 mod plugin_commands;
 mod plugin_crash;

@@ -26,7 +26,7 @@ async fn monitor(master: SocketAddr, id: &str, server_type: &str) -> Daemon {
 }
 
 /// What the modules of a server were told.
-struct Told {
+pub(crate) struct Told {
     /// Ids in the directory as it is.
     servers: Vec<String>,
     events: Vec<String>,
@@ -40,12 +40,12 @@ async fn told(operator: &mut Operator, id: &str) -> Option<Told> {
 }
 
 /// Waits until the directory of the server `id` holds exactly these.
-async fn knows(operator: &mut Operator, id: &str, servers: &[&str]) -> Told {
+pub(crate) async fn knows(operator: &mut Operator, id: &str, servers: &[&str]) -> Told {
     knows_by(operator, id, servers, "").await
 }
 
 /// Waits until it does, and the server was told so by an event that starts with `word` since it lost its master.
-async fn knows_by(operator: &mut Operator, id: &str, servers: &[&str], word: &str) -> Told {
+pub(crate) async fn knows_by(operator: &mut Operator, id: &str, servers: &[&str], word: &str) -> Told {
     let operator = tokio::sync::Mutex::new(operator);
     eventually(&format!("{id} knows {servers:?} {word}"), PROCESS, async || {
         let told = told(*operator.lock().await, id).await?;

@@ -43,6 +43,11 @@ where
     .await
 }
 
+/// Lets time pass, where that it does is what is tested: nothing is waited for.
+pub async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// Result of `future`, which must come within [`ANSWER`].
 ///
 /// # Panics

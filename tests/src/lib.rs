@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`deadline`] and [`output`] (how tests wait), [`packet`], [`payload`] and [`peer`]
 //! (bytes and hand-made peers), [`transcript`], [`compare`], [`player`] and [`stage`] (recordings and both ways to
-//! play them), [`daemon`], [`plugins`] and [`cli`] (the program under test), [`node`], [`pty`] and [`ports`] (the original programs),
+//! play them), [`daemon`], [`plugins`], [`loss`] and [`cli`] (the program under test), [`node`], [`pty`] and [`ports`] (the original programs),
 //! [`bystanders`] (two peers that notice when an attack disturbs others), [`operator`] (a client that looks at the fleet).
 //!
 //! Nothing here returns errors: a kit that cannot do its work panics with a sentence that says why.
@@ -28,6 +28,7 @@ pub mod transcript;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod loss;
 pub mod plugins;
 
 pub mod node;
