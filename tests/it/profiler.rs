@@ -1,4 +1,5 @@
-//! CPU profiles of a monitor that has something to do: as files, as messages, and while their plugin is unloaded.
+//! CPU profiles of a monitor that has something to do, and of the program that one wraps: as files, as messages, and while
+//! their plugin is unloaded.
 
 use std::{fs, io::Read, net::SocketAddr, path::Path, process::Stdio};
 
@@ -245,6 +246,43 @@ const BUSY_SCRIPT: &str = "\
     for (let i = 0; i < 20; i++) burnProcessorTime();\
     console.log('busy');\
     for (;;) burnProcessorTime();";
+
+/// What follows `samples of process` when a command has written a profile.
+fn profiled(done: &Finished) -> u32 {
+    let pid = done.stdout.split_once("samples of process ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    pid.unwrap_or_else(|| panic!("the process is told: {done:?}"))
+}
+
+#[tokio::test]
+async fn a_profile_of_a_server_that_wraps_a_program_is_one_of_the_program() {
+    let master = Setup::master().plugins(PLUGINS).start().await;
+    let setup = Setup::monitor(master.address(), "gate-1", "gate").plugins(PLUGINS);
+    let monitor = setup.wrapping(&["node", "--perf-basic-prof", "-e", BUSY_SCRIPT]).start().await;
+    monitor.wait_registered().await;
+    let said = monitor.state_dir().join("logs/gate-1.stdout.log");
+    let busy = async || fs::read_to_string(&said).ok().filter(|text| text.contains("busy"));
+    eventually("the program is busy", PROCESS, busy).await;
+
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (svg, pprof) = (file(&dir, "gate.svg"), file(&dir, "gate.pb.gz"));
+    let done = profile(master.address(), &["gate-1", "--seconds", "2", "--to", &svg]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    let pid = profiled(&done);
+    assert_ne!(pid, monitor.pid());
+    let program = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("the program runs");
+    assert!(program.contains("--perf-basic-prof"), "{program}");
+    let picture = fs::read_to_string(&svg).expect("the picture is there");
+    assert!(picture.contains("<svg") && picture.contains("burnProcessorTime"), "{picture}");
+
+    let done = profile(master.address(), &["gate-1", "--seconds", "2", "--to", &pprof]).await;
+    assert_eq!((done.code, profiled(&done)), (0, pid), "{done:?}");
+    let profile = Profile::read(Path::new(&pprof));
+    let (burning, all) = (profile.seen("burnProcessorTime"), profile.seen(""));
+    assert!(burning > 0 && burning * 2 > all, "{burning} of {all} samples");
+    monitor.shutdown().await;
+    fs::remove_file(format!("/tmp/perf-{pid}.map")).expect("node tells of its functions");
+    master.shutdown().await;
+}
 
 #[tokio::test]
 async fn functions_of_a_javascript_program_are_named_if_it_tells_of_them() {
