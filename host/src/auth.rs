@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beside_a_hash_plain_passwords_and_unknown_users_are_judged_as_before() {
+    async fn row_29_beside_a_hash_plain_passwords_and_unknown_users_are_judged_as_before() {
         let user = |username: &str, text: &str, level| {
             let password = Password::of(text).unwrap();
             User { id: String::new(), username: username.into(), password, level }
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_failures_cost_time_and_success_forgives() {
+    fn row_29_repeated_failures_cost_time_and_success_forgives() {
         let auth = auth(ReconnectPolicy::Known);
         let now = Instant::now();
         let delays: Vec<_> = (0..11).map(|_| auth.attempt(THERE, "admin", now).as_millis()).collect();

@@ -29,10 +29,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::{asked::Asked, asks::Asks};
 pub(crate) use self::asked::Begun;
 pub use self::embedded::{Application, Ask, Body, EmbeddedMonitor, Event, Said, Saying, serve_as_child};
 pub(crate) use self::services::MonitorServices;
+use self::{asked::Asked, asks::Asks};
 use crate::{
     app::App,
     ids::ConnId,

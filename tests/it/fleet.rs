@@ -284,7 +284,7 @@ async fn a_server_that_cannot_start_is_given_up_and_why_is_told() {
 // === FAULTS row 30 ===
 
 #[tokio::test]
-async fn nothing_of_an_order_to_add_is_read_by_a_shell_or_taken_for_an_option() {
+async fn row_30_nothing_of_an_order_to_add_is_read_by_a_shell_or_taken_for_an_option() {
     let (_state, setup) = wrapping("", &json!({}));
     let setup = setup.set("start.command", "[\"true\", \"{fields}\"]");
     let master = setup.start().await;

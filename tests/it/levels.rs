@@ -1,4 +1,4 @@
-//! Who may order what: everything that changes something needs level 1, and the identity is the connection's. The
+//! Who may order what (FAULTS.md, row 28, in the original's words): everything that changes something needs level 1, and the identity is the connection's. The
 //! original leaves half of this open (PROTOCOL 6.3); the table below is what ours closes.
 
 use muster_tests::bystanders::Bystanders;

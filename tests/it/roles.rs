@@ -214,7 +214,7 @@ fn is_report(row: &Row) -> bool {
 }
 
 #[tokio::test]
-async fn every_command_is_for_those_whom_the_table_names() {
+async fn row_28_every_command_is_for_those_whom_the_table_names() {
     let mut master = setup().start().await;
     let cells = matrix(&master).await;
     assert!(cells > 1000, "{cells} cells");
@@ -226,7 +226,7 @@ async fn every_command_is_for_those_whom_the_table_names() {
 }
 
 #[tokio::test]
-async fn the_table_is_the_operators_to_change() {
+async fn row_28_the_table_is_the_operators_to_change() {
     let master = setup()
         .set("roles.__console__.restart", "2")
         .set("roles.__console__.kill", "nobody")

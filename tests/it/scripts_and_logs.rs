@@ -99,7 +99,7 @@ async fn run(client: &mut Peer, script: &str) -> Value {
 // === row 30 ===
 
 #[tokio::test]
-async fn a_log_is_read_and_no_name_or_number_leads_elsewhere() {
+async fn row_30_a_log_is_read_and_no_name_or_number_leads_elsewhere() {
     let place = Place::new();
     let (master, monitor) = daemons(&place, &[]).await;
     let mut admin = Peer::admin(master.address(), "client-1").await;
@@ -145,7 +145,7 @@ async fn a_log_is_read_and_no_name_or_number_leads_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_script_is_saved_and_read_and_no_name_leads_elsewhere() {
+async fn row_30_a_script_is_saved_and_read_and_no_name_leads_elsewhere() {
     let place = Place::new();
     let (master, monitor) = daemons(&place, &[]).await;
     let mut admin = Peer::admin(master.address(), "client-1").await;
@@ -244,7 +244,7 @@ fn mutation(round: usize, dice: &mut Dice, canary: &str) -> (&'static str, Value
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_mutations_touch_and_read_nothing() {
+async fn row_30_a_hundred_thousand_mutations_touch_and_read_nothing() {
     let place = Place::new();
     let (master, monitor) = daemons(&place, &[("log.level", "error")]).await;
     let mut admin = Peer::admin(master.address(), "client-1").await;
@@ -271,7 +271,7 @@ async fn a_hundred_thousand_mutations_touch_and_read_nothing() {
 // === row 31 ===
 
 #[tokio::test]
-async fn scripts_are_off_by_default_on_each_side() {
+async fn row_31_scripts_are_off_by_default_on_each_side() {
     let place = Place::new();
     let off = Setup::master().plugins(&["scripts"]).start().await;
     let mut admin = Peer::admin(off.address(), "client-1").await;
@@ -298,7 +298,7 @@ async fn scripts_are_off_by_default_on_each_side() {
 }
 
 #[tokio::test]
-async fn saving_and_running_need_level_one_and_are_recorded() {
+async fn row_31_saving_and_running_need_level_one_and_are_recorded() {
     let place = Place::new();
     let (master, monitor) = daemons(&place, &[]).await;
     let mut visitor = Peer::client(master.address(), "client-1", "monitor").await;
@@ -332,7 +332,7 @@ async fn saving_and_running_need_level_one_and_are_recorded() {
 }
 
 #[tokio::test]
-async fn a_script_that_does_not_end_is_ended_and_the_module_goes_on() {
+async fn row_31_a_script_that_does_not_end_is_ended_and_the_module_goes_on() {
     let place = Place::new();
     let (master, monitor) = daemons(&place, &[("modules.scripts.time_limit_s", "0.2")]).await;
     let mut admin = Peer::admin(master.address(), "client-1").await;

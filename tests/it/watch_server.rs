@@ -186,7 +186,54 @@ async fn what_changes_a_server_needs_level_one_and_reading_the_own_identity() {
 }
 
 #[tokio::test]
-async fn no_servers_are_an_empty_map_and_run_is_off() {
+async fn row_31_what_is_run_needs_level_one_is_in_the_audit_and_is_ended_if_it_does_not_end() {
+    let with = |setup: Setup| {
+        let setup = setup.plugins(&["watch_server"]).set("modules.watchServer.run", "true");
+        setup.set("modules.watchServer.time_limit_s", "0.2")
+    };
+    let master = with(Setup::master()).start().await;
+    let chat = with(Setup::monitor(master.address(), "chat-server-1", "chat")).start().await;
+    let careful = Setup::monitor(master.address(), "gate-server-1", "gate").plugins(&["watch_server"]).start().await;
+    chat.wait_registered().await;
+    careful.wait_registered().await;
+    let run = |client: &str, server: &str, expression: &str| json!({"comd": "run", "context": server, "param": expression, "clientId": client});
+    let mut visitor = Peer::client(master.address(), "client-2", "monitor").await;
+    let denied = visitor.request("watchServer", run("client-2", "chat-server-1", "40 + 2")).await;
+    assert_eq!(denied["error"]["message"], "Command permission denied");
+    assert!(!chat.log().contains("run an expression"), "it got nowhere");
+
+    let mut admin = Peer::admin(master.address(), "client-1").await;
+    let mut run =
+        async |server: &str, expression: &str| admin.request("watchServer", run("client-1", server, expression)).await;
+    assert_eq!(run("chat-server-1", "40 + 2").await["body"], "42", "in words, as in the original");
+    let endless = run("chat-server-1", "(() => { while (true) {} })()").await;
+    assert!(endless["error"].to_string().contains("it took more than 200ms and was ended"), "{endless}");
+    let greedy = run("chat-server-1", "(() => { let a = []; for (;;) a.push('x'.repeat(1e6) + a.length) })()").await;
+    assert!(greedy.to_string().contains("out of memory") || greedy.to_string().contains("was ended"), "{greedy}");
+    for reach in ["require('fs')", "fs", "process", "std"] {
+        let answer = run("chat-server-1", reach).await;
+        assert!(answer["body"].as_str().is_some_and(|text| text.contains("Error: ")), "{reach}: {answer}");
+    }
+    let off = run("gate-server-1", "1").await;
+    assert!(
+        off["error"].as_str().is_some_and(|text| text.starts_with("run is switched off on gate-server-1")),
+        "{off}"
+    );
+
+    let log = master.log();
+    let line = log.lines().find(|line| line.contains("audit") && line.contains("40 + 2") && line.contains("permitted"));
+    let line = line.unwrap_or_else(|| panic!("what is run is in the audit: {log}"));
+    for part in ["admin", "client-1", "127.0.0.1", "chat-server-1"] {
+        assert!(line.contains(part), "{part} is missing in {line}");
+    }
+    assert!(chat.log().lines().any(|line| line.contains("audit") && line.contains("40 + 2")), "there, too");
+    for daemon in [chat, careful, master] {
+        daemon.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn row_31_run_is_off_by_default_and_no_servers_are_an_empty_map() {
     let master = Setup::master().plugins(&["watch_server"]).start().await;
     let mut admin = Peer::admin(master.address(), "client-1").await;
     let mut ask = async |comd: &str, context: &str| {

@@ -116,7 +116,7 @@ mod tests {
     const FOREIGN: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow";
 
     #[test]
-    fn what_we_hash_serves_both_forms() {
+    fn row_29_what_we_hash_serves_both_forms_and_is_no_password() {
         let kept = Password::hash("secret").unwrap();
         assert!(kept.starts_with("$argon2id$v=19$m=19456,t=2,p=1,data=bWQ1$"), "{kept}");
         assert_ne!(kept, Password::hash("secret").unwrap(), "each has a salt of its own");

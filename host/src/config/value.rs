@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_compared_and_not_shown() {
+    fn row_29_a_secret_is_compared_as_a_whole_and_not_shown() {
         let secret = Secret::from("token-for-chat".to_owned());
         assert!(secret.matches("token-for-chat"));
         assert!(!secret.matches("token-for-chat2"));
