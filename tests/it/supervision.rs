@@ -55,7 +55,8 @@ async fn gone(pid: &str) {
 async fn program(master: &Daemon, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let client = tokio::sync::Mutex::new(Peer::admin(master.address(), "client-of-programs").await);
     eventually(what, PROCESS, async || {
-        let answer = client.lock().await.request("__console__", json!({"signal": "program", "ids": [CHAT]})).await;
+        let ask = json!({"signal": "program", "ids": [CHAT], "clientId": "client-of-programs"});
+        let answer = client.lock().await.request("__console__", ask).await;
         let program = answer["body"]["programs"][CHAT].clone();
         wanted(&program).then_some(program)
     })

@@ -21,7 +21,7 @@ pub(crate) enum Signal {
 }
 
 /// Those that only look.
-pub(crate) const LOOKS: [&str; 3] = ["list", "listCrons", "program"];
+pub(crate) const LOOKS: [&str; 2] = ["list", "listCrons"];
 
 /// Those that change the fleet, and `program`: the last lines of a program may hold secrets. The original asks for a level
 /// for `stop`, `add` and `kill` alone.
