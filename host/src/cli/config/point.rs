@@ -11,9 +11,14 @@ use crate::{
     config::{Faults, Place, Problem},
 };
 
-/// All faults, one below the other.
+/// All faults, one below the other, in the order of the file; those that are in none come last.
 pub(super) fn all(faults: &Faults) -> String {
-    faults.iter().map(one).collect::<Vec<_>>().join("\n\n")
+    let mut ordered: Vec<&Fault> = faults.iter().collect();
+    ordered.sort_by_key(|fault| match &fault.origin {
+        Some(Origin::File { line: Some(line), .. }) => *line,
+        _ => usize::MAX,
+    });
+    ordered.into_iter().map(one).collect::<Vec<_>>().join("\n\n")
 }
 
 /// A fault for programs.
