@@ -15,13 +15,19 @@ const LONGEST_NAME: usize = 128;
 pub(crate) struct Ask {
     pub(crate) logfile: String,
     pub(crate) number: u64,
+    /// Of a program's output: where the last part ended, in bytes. Then all that follows is asked for.
+    pub(crate) from: Option<u64>,
 }
+
+/// What the program that a monitor wraps writes, by the names of its status.
+pub(crate) const OUTPUT: [&str; 2] = ["stdout", "stderr"];
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Raw {
     logfile: Value,
     number: Value,
+    from: Option<u64>,
 }
 
 impl Ask {
@@ -30,14 +36,19 @@ impl Ask {
     /// # Errors
     /// The original's text when there is no name, and a sentence for what it would have handed to a shell.
     pub(crate) fn of(body: &Body) -> Result<Ask, ModuleError> {
-        let Raw { logfile, number } = body.parse().unwrap_or_default();
+        let Raw { logfile, number, from } = body.parse().unwrap_or_default();
         let logfile = match logfile {
             Value::Null => return Err("logfile should not be empty".into()),
             Value::String(name) if name.is_empty() => return Err("logfile should not be empty".into()),
             Value::String(name) if is_name(&name) => name,
             _ => return Err("logfile should be a name of letters, digits, '-', '_' and '.'".into()),
         };
-        Ok(Ask { logfile, number: lines(&number)? })
+        Ok(Ask { logfile, number: lines(&number)?, from })
+    }
+
+    /// Whether it may be a program's output that is meant.
+    pub(crate) fn is_output(&self) -> bool {
+        OUTPUT.contains(&self.logfile.as_str())
     }
 
     /// The file's name on the server with this id.
@@ -87,7 +98,7 @@ mod tests {
         for number in [json!(25), json!("25")] {
             let body: Body = json!({ "serverId": "chat-1", "logfile": "con-log", "number": number }).into();
             let ask = Ask::of(&body).unwrap();
-            assert_eq!(ask, Ask { logfile: "con-log".into(), number: 25 });
+            assert_eq!(ask, Ask { logfile: "con-log".into(), number: 25, from: None });
             assert_eq!(ask.file_name("chat-server-1").unwrap(), "con-log-chat-server-1.log");
         }
     }
@@ -125,7 +136,7 @@ mod tests {
 
     #[test]
     fn an_id_that_is_a_path_is_no_part_of_a_name() {
-        let ask = Ask { logfile: "a".into(), number: 1 };
+        let ask = Ask { logfile: "a".into(), number: 1, from: None };
         for id in ["../x", "a/b", "", "a\0b"] {
             assert!(ask.file_name(id).is_err(), "{id:?}");
         }

@@ -3,15 +3,20 @@
 //! A client asks `{"serverId", "logfile", "number"}`; the server's monitor reads `<root>/<logfile>-<serverId>.log`. The
 //! root is the option `root` of the monitor. Name and number are checked, the file is opened beneath the root, and no
 //! shell is involved; the original passes both to one.
+//!
+//! Of a monitor that wraps a program, `stdout` and `stderr` are what that has written; they may hold secrets, and are for
+//! level 1. The answer tells where they `end`, in bytes; who asks with that as `from` gets what was added since.
 
 mod ask;
 mod line;
 mod tail;
 
+use std::{fs::File, path::PathBuf};
+
 use muster_beneath::Root;
 use muster_plugin_api::{
     Answer, Body, ClientCall, Context, HandlerResult, Input, Level, Manifest, MasterAgent, Module, ModuleError,
-    MonitorAgent, Options, export_modules,
+    MonitorAgent, Options, export_modules, serde_json::Value,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,11 +43,14 @@ struct Found<'a> {
 struct Lines<'a> {
     logfile: &'a str,
     data_array: Vec<Line>,
+    /// Of a program's output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<u64>,
 }
 
 impl Module for MonitorLog {
     fn manifest() -> Manifest {
-        Manifest::new(MODULE, env!("CARGO_PKG_VERSION")).only_looks()
+        Manifest::new(MODULE, env!("CARGO_PKG_VERSION")).commands("logfile", &["*"], &ask::OUTPUT)
     }
 
     fn create(context: Context) -> Result<MonitorLog, ModuleError> {
@@ -53,6 +61,13 @@ impl Module for MonitorLog {
         let Input::Message(message) = input else { return Ok(Answer::Silence) };
         let ask = Ask::of(&message.body)?;
         let server_id = agent.server_id();
+        if let Some(path) = ask.is_output().then(|| output_of(&agent, &ask.logfile)).flatten() {
+            let read = File::open(&path).and_then(|file| tail::added(file, ask.from, ask.number));
+            let (text, end) = read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            let data_array = line::written(&text, &server_id);
+            let lines = Lines { logfile: &ask.logfile, data_array, end: Some(end) };
+            return Answer::json(&Found { server_id: &server_id, body: lines });
+        }
         let name = ask.file_name(&server_id)?;
         // A file that is not there is an empty one, as in the original; one that must not be read is an error.
         let text = match Root::open(&self.root).and_then(|root| root.file(&name)) {
@@ -63,7 +78,7 @@ impl Module for MonitorLog {
             }
             Err(error) => return Err(format!("cannot open {name}: {error}").into()),
         };
-        let lines = Lines { logfile: &ask.logfile, data_array: line::lines(&text, &server_id) };
+        let lines = Lines { logfile: &ask.logfile, data_array: line::lines(&text, &server_id), end: None };
         Answer::json(&Found { server_id: &server_id, body: lines })
     }
 
@@ -76,6 +91,12 @@ impl Module for MonitorLog {
 
 fn root(options: &Options) -> Result<String, ModuleError> {
     Ok(options.get("root")?.unwrap_or_else(|| ROOT.to_owned()))
+}
+
+/// The file that the wrapped program writes to; its monitor has named it. None without a program.
+fn output_of(agent: &MonitorAgent, stream: &str) -> Option<PathBuf> {
+    let program: Value = agent.app().program().parse().ok()?;
+    program[stream].as_str().map(PathBuf::from)
 }
 
 fn server_of(body: &Body) -> Result<String, ModuleError> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Words of a line, by the original's count, which takes the text as one row of words whatever its lines.
 const WORDS: usize = 6;
 
-/// One request that a server has logged. What was not logged is left out.
+/// One request that a server has logged, or a line that its program wrote. What was not logged is left out.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Line {
@@ -17,7 +17,7 @@ pub(crate) struct Line {
     server_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     time_used: Option<Value>,
-    /// The JSON as it was logged.
+    /// The JSON as it was logged; of a program's output, the line.
     params: String,
 }
 
@@ -34,6 +34,18 @@ struct Logged {
 pub(crate) fn lines(text: &str, server_id: &str) -> Vec<Line> {
     let words = text.split_whitespace().skip(WORDS - 1).step_by(WORDS);
     words.filter_map(|word| Line::of(word, server_id)).collect()
+}
+
+/// Each line of a program's output.
+pub(crate) fn written(text: &str, server_id: &str) -> Vec<Line> {
+    let line = |line: &str| Line {
+        time: None,
+        route: None,
+        server_id: server_id.to_owned(),
+        time_used: None,
+        params: line.to_owned(),
+    };
+    text.lines().map(line).collect()
 }
 
 impl Line {

@@ -6,6 +6,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 const BLOCK: u64 = 64 << 10;
 /// What is read at most, however long the lines are: the answer is one packet.
 const MOST: u64 = 4 << 20;
+/// What is read at most of what was added since the last look.
+const PART: u64 = 1 << 20;
 
 /// The last `number` lines; of a line that is longer than what is read at most, its end.
 ///
@@ -13,6 +15,36 @@ const MOST: u64 = 4 << 20;
 /// Those of the system.
 pub(crate) fn last_lines(mut file: impl Read + Seek, number: u64) -> io::Result<String> {
     let end = file.seek(SeekFrom::End(0))?;
+    last_before(file, end, number)
+}
+
+/// Of what is written line by line: the lines that are complete, and where they end, for the next look. At first these are
+/// the last `number`; then all that were added `from` where the look before ended. A file that is shorter than that was
+/// rotated, and begins anew.
+///
+/// # Errors
+/// Those of the system.
+pub(crate) fn added(mut file: impl Read + Seek, from: Option<u64>, number: u64) -> io::Result<(String, u64)> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let Some(from) = from.map(|from| if from > length { 0 } else { from }) else {
+        let mut text = last_before(file, length, number)?;
+        let partial = text.split_off(text.rfind('\n').map_or(0, |end| end + 1));
+        return Ok((text, length - partial.len() as u64));
+    };
+    file.seek(SeekFrom::Start(from))?;
+    let mut text = Vec::new();
+    file.take(PART).read_to_end(&mut text)?;
+    match text.iter().rposition(|byte| *byte == b'\n') {
+        Some(end) => text.truncate(end + 1),
+        // A line that is longer than that is told in parts.
+        None if text.len() as u64 == PART => {}
+        None => text.clear(),
+    }
+    let end = from + text.len() as u64;
+    Ok((String::from_utf8_lossy(&text).into_owned(), end))
+}
+
+fn last_before(mut file: impl Read + Seek, end: u64, number: u64) -> io::Result<String> {
     let mut start = end;
     let mut text = Vec::new();
     loop {
@@ -65,6 +97,18 @@ mod tests {
         tail("a\n", 0, "");
         tail("", 5, "");
         tail("\n", 1, "\n");
+    }
+
+    #[test]
+    fn what_is_added_is_told_once_and_when_it_is_complete() {
+        let look = |text: &str, from| added(Cursor::new(text), from, 2).unwrap();
+        assert_eq!(look("a\nb\nc\n", None), ("b\nc\n".into(), 6));
+        assert_eq!(look("a\nb\nc\nhal", Some(6)), (String::new(), 6));
+        assert_eq!(look("a\nb\nc\nhalf\nd\n", Some(6)), ("half\nd\n".into(), 13));
+        assert_eq!(look("a\nhal", None), ("a\n".into(), 2));
+        assert_eq!(look("new\n", Some(13)), ("new\n".into(), 4), "it was rotated");
+        let endless = "x".repeat(PART as usize + 5);
+        assert_eq!(look(&endless, Some(0)).1, PART);
     }
 
     #[test]
