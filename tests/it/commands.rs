@@ -187,6 +187,58 @@ async fn a_log_is_read_through_the_master() {
 }
 
 #[tokio::test]
+async fn what_a_wrapped_program_writes_is_read_and_followed_by_administrators() {
+    let master = Setup::master().plugins(&["console", "monitor_log"]).start().await;
+    let script = "echo first; echo same; echo same; echo wrong >&2; \
+                  while [ ! -e more ]; do sleep 0.05; done; echo same; printf 'half '; echo done; exec sleep 600";
+    let setup = Setup::monitor(master.address(), "chat-server-1", "chat").plugins(&["console", "monitor_log"]);
+    let chat = setup.wrapping(&["sh", "-c", script]).start().await;
+    chat.wait_registered().await;
+    let address = master.address().to_string();
+    let mut command = program();
+    command.args(["server", "logs", "chat-server-1", "--follow", "-o", "name", "--master", &address]);
+    let mut followed = Terminal::open("muster server logs", command);
+    followed.wait_for("first\r\nsame\r\nsame\r\n").await;
+    std::fs::write(chat.state_dir().join("more"), "").expect("a file can be made");
+    // A line that is like the ones before is another one.
+    assert_eq!(followed.wait_for("same\r\nhalf done").await, "");
+
+    let table = ask(master.address(), "server logs chat-server-1 -n 2").await;
+    assert_eq!(table.stdout, "OUTPUT\nsame\nhalf done\n", "{table:?}");
+    let errors = ask(master.address(), "server logs chat-server-1 --file stderr -o name").await;
+    assert_eq!(errors.stdout, "wrong\n", "{errors:?}");
+    let visitor = "--user monitor --password monitor";
+    let refused = ask(master.address(), &format!("server logs chat-server-1 --file stdout {visitor}")).await;
+    assert!(refused.code == 1 && refused.stderr.contains("Command permission denied"), "{refused:?}");
+    let log = master.log();
+    let recorded =
+        log.lines().any(|line| line.contains("audit") && line.contains("monitor") && line.contains("stdout"));
+    assert!(recorded, "{log}");
+    let other = ask(master.address(), &format!("server logs chat-server-1 {visitor}")).await;
+    assert!(other.code == 0 && other.stdout.starts_with("TIME"), "what servers log is open to all: {other:?}");
+    for daemon in [chat, master] {
+        daemon.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_started_and_what_is_not_there_is_told_apart() {
+    let master = Setup::master().plugins(&["console"]);
+    let crash = json!(["sh", "-c", "echo 'no such table' >&2; exit 3"]).to_string();
+    let master = master.set("start.command", &crash).start().await;
+    let fields = "id=chat-server-1 host=127.0.0.1 port=1 serverType=chat";
+    let added = ask(master.address(), &format!("server add {fields} --timeout 3s -o json")).await;
+    assert_eq!(added.code, 1, "{added:?}");
+    let failed = json!([{"server": "chat-server-1", "outcome": "failed", "detail": "exit code 3: no such table"}]);
+    assert_eq!(added.json(), failed, "{added:?}");
+    let restarted = ask(master.address(), "server restart nobody-1 -o json").await;
+    assert_eq!(restarted.json()[0]["outcome"], "unreachable", "{restarted:?}");
+    let wide = ask(master.address(), "server list -o wide").await;
+    assert!(wide.stdout.lines().next().is_some_and(|titles| titles.ends_with("HOST  PORT")), "{wide:?}");
+    master.shutdown().await;
+}
+
+#[tokio::test]
 async fn events_tell_who_comes_and_goes() {
     let master = Setup::master().plugins(&["console"]).start().await;
     let address = master.address();

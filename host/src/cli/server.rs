@@ -2,6 +2,7 @@
 
 mod change;
 mod logs;
+mod program;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use self::logs::LogsArgs;
 use super::{
     CliError,
+    ask::Output,
     complete::server_ids,
     fleet,
     outcome::{End, Outcome},
@@ -139,7 +141,7 @@ pub(super) struct Blacklist {
 
 pub(super) async fn run(command: ServerCommand, session: &Session) -> Result<Shown, CliError> {
     match command {
-        ServerCommand::List => Ok(listing(fleet::look(session).await?.into_iter())),
+        ServerCommand::List => list(session).await,
         ServerCommand::Show { id } => show(&id, session).await,
         ServerCommand::Add(args) => change::add(args, session).await,
         ServerCommand::Start(args) => change::start(args, session).await,
@@ -156,6 +158,22 @@ pub(super) async fn blacklist(Blacklist { addresses }: Blacklist, session: &Sess
     Ok(Shown::Sentence(format!("{} told to all servers", addresses.join(", ")), body))
 }
 
+/// All servers; where they listen, too, if there is room for it.
+async fn list(session: &Session) -> Result<Shown, CliError> {
+    let mut servers = fleet::look(session).await?;
+    if session.output() == Output::Wide
+        && let Ok(rows) = watch::rows_of(session, "servers", ALL).await
+    {
+        for (id, row) in rows {
+            let Some(server) = servers.get_mut(&id) else { continue };
+            for field in ["host", "port"] {
+                server[field] = row[field].clone();
+            }
+        }
+    }
+    Ok(listing(servers.into_iter()))
+}
+
 /// Servers with their figures: texts, memory in MiB, uptime in minutes.
 pub(super) fn listing(servers: impl Iterator<Item = (String, Value)>) -> Shown {
     let row = |(id, item): (String, Value)| {
@@ -163,12 +181,14 @@ pub(super) fn listing(servers: impl Iterator<Item = (String, Value)>) -> Shown {
             (used, total) if total == render::NOTHING => used,
             (used, total) => format!("{used}/{total}"),
         };
-        let [server_type, pid, rss, uptime] = ["serverType", "pid", "rss", "uptime"].map(|field| cell(&item[field]));
-        let cells = vec![id, server_type, pid, rss, heap, uptime];
+        let [server_type, pid, rss, uptime, host, port] =
+            ["serverType", "pid", "rss", "uptime", "host", "port"].map(|field| cell(&item[field]));
+        let cells = vec![id, server_type, pid, rss, heap, uptime, host, port];
         Row { item, cells }
     };
     let header = vec!["ID", "TYPE", "PID", "RSS MiB", "HEAP MiB", "UPTIME min"];
-    Shown::Listing(Listing { header, rows: servers.map(row).collect(), ..Listing::default() })
+    let wide = vec!["HOST", "PORT"];
+    Shown::Listing(Listing { header, wide, rows: servers.map(row).collect(), ..Listing::default() })
 }
 
 /// What both modules know of it; the one that a master has is enough.

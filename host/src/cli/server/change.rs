@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{AddArgs, KillArgs, MODULE, RestartArgs, StartArgs, StopArgs, Waiting};
+use super::{AddArgs, KillArgs, MODULE, RestartArgs, StartArgs, StopArgs, Waiting, program};
 use crate::{
     cli::{
         CliError,
@@ -64,8 +64,9 @@ pub(super) async fn restart(args: RestartArgs, session: &Session) -> Result<Show
         Ok(body) => body,
         Err(error) if server_type.is_some() => return Err(error),
         Err(error) => {
-            let end = failed(error)?;
-            return Ok(Shown::Outcomes(meant.iter().map(|id| Outcome::new(id, end.clone())).collect()));
+            let failed = failed(error)?;
+            let end = |id: &String| if before.contains_key(id) { failed.clone() } else { End::Unreachable };
+            return Ok(Shown::Outcomes(meant.iter().map(|id| Outcome::new(id, end(id))).collect()));
         }
     };
     let not_restarted = |id: &String| refused.as_array().is_some_and(|ids| ids.iter().any(|other| other == id));
@@ -111,7 +112,7 @@ pub(super) async fn add(AddArgs { args, waiting }: AddArgs, session: &Session) -
         Ok(_) => End::TimedOut,
         Err(error) => failed(error)?,
     };
-    settle(session, &mut [Outcome::new(&id, end)], "start", |id, seen| seen.contains_key(id).then_some("started")).await
+    started(session, vec![Outcome::new(&id, end)]).await
 }
 
 /// Has the master add each, with all that servers.json says of it.
@@ -141,7 +142,18 @@ pub(super) async fn start(args: StartArgs, session: &Session) -> Result<Shown, C
         };
         outcomes.push(Outcome::new(&id, end));
     }
-    settle(session, &mut outcomes, "start", |id, seen| seen.contains_key(id).then_some("started")).await
+    started(session, outcomes).await
+}
+
+/// Waits until all have come, and asks the master of those that have not.
+async fn started(session: &Session, mut outcomes: Vec<Outcome>) -> Result<Shown, CliError> {
+    settle(session, &mut outcomes, "start", |id, seen| seen.contains_key(id).then_some("started")).await?;
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.end == End::TimedOut) {
+        if let Some(why) = program::died_of(&outcome.server, session).await {
+            outcome.end = End::Failed(why);
+        }
+    }
+    Ok(Shown::Outcomes(outcomes))
 }
 
 /// Looks at the fleet until all that may still come about has.
