@@ -118,11 +118,21 @@ impl Crons {
     }
 }
 
+/// Whether this is a cron.
+pub(crate) fn check(cron: &Value) -> Result<(), BadCron> {
+    read(cron).map(drop)
+}
+
+/// Its id, and when it is due.
+fn read(cron: &Value) -> Result<(String, Pattern), BadCron> {
+    let id = text(cron, "id").ok_or(BadCron::Lacks("id"))?;
+    text(cron, "action").ok_or(BadCron::Lacks("action"))?;
+    Ok((id, Pattern::parse(&text(cron, "time").ok_or(BadCron::Lacks("time"))?)?))
+}
+
 impl Table {
     fn add(&mut self, cron: Value, now: DateTime<Local>) -> Result<String, BadCron> {
-        let id = text(&cron, "id").ok_or(BadCron::Lacks("id"))?;
-        text(&cron, "action").ok_or(BadCron::Lacks("action"))?;
-        let pattern = Pattern::parse(&text(&cron, "time").ok_or(BadCron::Lacks("time"))?)?;
+        let (id, pattern) = read(&cron)?;
         let next = pattern.after(now);
         self.entries.insert(id.clone(), Entry { cron, pattern, next });
         Ok(id)

@@ -4,12 +4,14 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    CliError,
+    CliError, fleet,
+    outcome::{End, Outcome},
     render::cell,
     server::MODULE,
     session::Session,
     shown::{Listing, Row, Shown},
 };
+use crate::crons;
 
 /// What can be done with crons.
 #[derive(Debug, Subcommand)]
@@ -33,12 +35,28 @@ pub(super) struct Fields {
 pub(super) async fn run(command: CronCommand, session: &Session) -> Result<Shown, CliError> {
     match command {
         CronCommand::List => list(session).await,
-        CronCommand::Add(Fields { fields }) => order("addCron", fields, "added", session).await,
+        CronCommand::Add(Fields { fields }) => {
+            // A server that cannot read it has nobody to tell.
+            let cron = fields.iter().filter_map(|field| field.split_once('='));
+            let cron: Value = cron.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            crons::check(&cron).map_err(|error| CliError::Usage(error.to_string()))?;
+            order("addCron", fields, "added", session).await
+        }
         CronCommand::Remove(Fields { fields }) => order("removeCron", fields, "removed", session).await,
     }
 }
 
 async fn order(signal: &str, fields: Vec<String>, done: &str, session: &Session) -> Result<Shown, CliError> {
+    let named = |name: &str| fields.iter().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+    let seen = fleet::look(session).await?;
+    let absent = match (named("serverId"), named("serverType")) {
+        (Some(id), _) => (!seen.contains_key(id)).then_some(id),
+        (None, Some(kind)) => (!seen.values().any(|server| server["serverType"] == kind)).then_some(kind),
+        (None, None) => None,
+    };
+    if let Some(absent) = absent {
+        return Ok(Shown::Outcomes(vec![Outcome::new(absent, End::Unreachable)]));
+    }
     let body = session.ask(MODULE, json!({ "signal": signal, "args": fields })).await?;
     Ok(Shown::Sentence(format!("the cron is {done}"), body))
 }
