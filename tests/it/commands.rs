@@ -41,7 +41,7 @@ async fn our_master() -> Daemon {
 }
 
 /// What both kinds of masters are asked, and a word of the answer.
-const COMMANDS: [(&str, &str); 24] = [
+const COMMANDS: [(&str, &str); 23] = [
     ("server list", "chat-server-1"),
     ("server list -o wide", "UPTIME"),
     ("server list -o jsonl", "{\"serverId\":\"chat-server-1\""),
@@ -62,13 +62,24 @@ const COMMANDS: [(&str, &str); 24] = [
     ("enable app foo -s chat-server-1", "enable foo ok"),
     ("disable app foo -s chat-server-1", "disable foo ok"),
     ("run 40+2 -s chat-server-1", "42"),
-    ("cron add id=8 serverId=chat-server-1 action=a.b time=0", "the cron is added"),
     ("cron remove id=8 serverId=chat-server-1", "the cron is removed"),
     ("blacklist 10.1.2.3", "told to all servers"),
     ("top --count 1 -o name", "chat-server-1"),
 ];
 
+/// `cron add`, with a time that has spaces in it.
+async fn add_cron(master: SocketAddr, server: &str, time: &str) -> Finished {
+    let (master, server, time) = (master.to_string(), format!("serverId={server}"), format!("time={time}"));
+    muster(&["cron", "add", "--master", &master, "id=8", &server, "action=chatCron.send", &time]).await
+}
+
 async fn works(master: SocketAddr) {
+    let added = add_cron(master, "chat-server-1", "0 30 10 * * *").await;
+    assert!(added.code == 0 && added.stdout.contains("the cron is added"), "{added:?}");
+    let absent = add_cron(master, "nobody-1", "0 30 10 * * *").await;
+    assert!(absent.code == 1 && absent.stdout.contains("unreachable"), "{absent:?}");
+    let odd = add_cron(master, "chat-server-1", "* * *").await;
+    assert!(odd.code == 2 && odd.stderr.contains("expected six fields"), "{odd:?}");
     for (line, word) in COMMANDS {
         let done = ask(master, line).await;
         assert_eq!(done.code, 0, "{line}: {done:?}");
@@ -103,10 +114,7 @@ async fn the_commands_work_on_our_master() {
     assert!(roles.stdout.lines().any(|other| other == line), "{roles:?}");
     let list = ask(master.address(), "script list").await;
     assert_eq!(list.code, 0, "{list:?}");
-    let address = master.address().to_string();
-    let cron = ["id=8", "serverId=chat-server-1", "action=chatCron.send", "time=0 30 10 * * *"];
-    let added = muster(&[&["cron", "add", "--master", &address][..], &cron].concat()).await;
-    assert_eq!(added.code, 0, "{added:?}");
+    assert_eq!(add_cron(master.address(), "chat-server-1", "0 30 10 * * *").await.code, 0);
     let crons = ask(master.address(), "cron list -o json").await.json();
     let expected =
         json!({ "id": "8", "serverId": "chat-server-1", "action": "chatCron.send", "time": "0 30 10 * * *" });
@@ -231,6 +239,10 @@ async fn what_was_not_started_and_what_is_not_there_is_told_apart() {
     assert_eq!(added.code, 1, "{added:?}");
     let failed = json!([{"server": "chat-server-1", "outcome": "failed", "detail": "exit code 3: no such table"}]);
     assert_eq!(added.json(), failed, "{added:?}");
+    let shown = ask(master.address(), "server show chat-server-1").await;
+    for word in ["lastEnd", "exit code 3, at 20", "stderr", "no such table"] {
+        assert!(shown.stdout.contains(word), "{word} is missing: {shown:?}");
+    }
     let restarted = ask(master.address(), "server restart nobody-1 -o json").await;
     assert_eq!(restarted.json()[0]["outcome"], "unreachable", "{restarted:?}");
     let wide = ask(master.address(), "server list -o wide").await;

@@ -28,7 +28,7 @@ pub(super) const MODULE: &str = "__console__";
 pub(super) enum ServerCommand {
     /// List the servers of the fleet, each as it reports itself
     List,
-    /// Show what one server reports of itself
+    /// Show what one server reports of itself, and what became of its program
     Show {
         /// The server
         #[arg(add = server_ids())]
@@ -191,9 +191,16 @@ pub(super) fn listing(servers: impl Iterator<Item = (String, Value)>) -> Shown {
     Shown::Listing(Listing { header, wide, rows: servers.map(row).collect(), ..Listing::default() })
 }
 
-/// What both modules know of it; the one that a master has is enough.
+/// What both modules know of it, the one that a master has is enough; and what became of its program, also when the
+/// server is gone.
 async fn show(id: &str, session: &Session) -> Result<Shown, CliError> {
-    let mut fields = fleet::look(session).await?.remove(id).ok_or_else(|| CliError::NoServer(id.to_owned()))?;
+    let seen = fleet::look(session).await?.remove(id);
+    let program = program::of(id, session).await;
+    let mut fields = match (seen, &program) {
+        (Some(fields), _) => fields,
+        (None, Some(_)) => json!({ "serverId": id }),
+        (None, None) => return Err(CliError::NoServer(id.to_owned())),
+    };
     if let Ok(rows) = watch::rows_of(session, "servers", ALL).await
         && let Some((_, Value::Object(more))) = rows.into_iter().find(|(other, _)| other == id)
         && let Some(fields) = fields.as_object_mut()
@@ -201,8 +208,13 @@ async fn show(id: &str, session: &Session) -> Result<Shown, CliError> {
         // heapUsed is in MB there, and in MiB here.
         fields.extend(more.into_iter().filter(|(name, _)| name != "heapUsed" && name != "uptime"));
     }
-    let rows = fields.as_object().into_iter().flatten().map(|(name, value)| vec![name.clone(), cell(value)]);
-    Ok(Shown::Sentence(render::table(&["", ""], rows).trim_start().to_owned(), fields))
+    let of_server = fields.as_object().into_iter().flatten().map(|(name, value)| vec![name.clone(), cell(value)]);
+    let of_program = program.iter().flat_map(program::rows).map(Vec::from);
+    let text = render::table(&["", ""], of_server.chain(of_program)).trim_start().to_owned();
+    if let Some(program) = program {
+        fields["program"] = program;
+    }
+    Ok(Shown::Sentence(text, fields))
 }
 
 async fn wait(WaitArgs { ids, gone }: WaitArgs, session: &Session) -> Result<Shown, CliError> {
