@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
@@ -51,6 +51,7 @@ pub(crate) struct Unfit {
 /// When it cannot be a plugin, or others may have written it.
 pub(crate) async fn settle(path: &Path, pause: Duration, trust: &Arc<Trust>) -> Result<Option<Settled>, Unfit> {
     let mut before: Option<(ContentHash, Fingerprint)> = None;
+    let mut unchanged_since = Instant::now();
     loop {
         let settled = tokio::task::spawn_blocking({
             let (path, trust) = (path.to_owned(), trust.clone());
@@ -65,13 +66,17 @@ pub(crate) async fn settle(path: &Path, pause: Duration, trust: &Arc<Trust>) -> 
         let now = (settled.hash, settled.fingerprint);
         if before == Some(now) {
             match settled.whole {
+                // Its own time says that it was left alone before it was looked at. That lies ahead if the clock was set back.
                 Err(Refusal::Empty | Refusal::Truncated { .. } | Refusal::Damaged(_))
-                    if settled.fingerprint.age(SystemTime::now()) < QUIET_IF_INCOMPLETE => {}
+                    if settled.fingerprint.age(SystemTime::now()) < QUIET_IF_INCOMPLETE
+                        && unchanged_since.elapsed() < QUIET_IF_INCOMPLETE => {}
                 Ok(()) => return Ok(Some(settled)),
                 Err(refusal) => return Err(Unfit { fingerprint: now.1, hash: Some(now.0), refusal: refusal.into() }),
             }
         }
-        before = Some(now);
+        if before.replace(now) != Some(now) {
+            unchanged_since = Instant::now();
+        }
         tokio::time::sleep(pause).await;
     }
 }
