@@ -1,7 +1,10 @@
 //! Crons on a monitor: ordered through the console, of `crons.json`, and after a restart.
 
+use std::time::Instant;
+
 use muster_tests::config::ConfigDir;
 use muster_tests::daemon::{Daemon, Setup};
+use muster_tests::deadline::{PROCESS, eventually};
 use muster_tests::operator::Operator;
 use serde_json::{Value, json};
 
@@ -53,6 +56,61 @@ async fn crons_of_the_file_are_those_of_the_server_and_of_its_type() {
     chat.wait_log(r#"told: cron {"id":1,"#).await;
     chat.wait_log(r#"told: cron {"id":2,"#).await;
     assert_eq!(fired(&chat, "3"), 0);
+    chat.shutdown().await;
+    master.shutdown().await;
+}
+
+/// Where distributions put the library that shows a process another time (Debian: `libfaketime`).
+fn faketime() -> Option<String> {
+    let places = ["x86_64-linux-gnu", "aarch64-linux-gnu", "."];
+    let mut libraries = places.map(|place| format!("/usr/lib/{place}/faketime/libfaketimeMT.so.1")).into_iter();
+    libraries.find(|library| std::path::Path::new(library).exists())
+}
+
+#[tokio::test]
+async fn row_21_a_monitor_whose_clock_is_set_by_a_day_fires_on_and_its_timers_do_not_notice() {
+    let Some(library) = faketime() else {
+        return eprintln!(
+            "SKIPPED: libfaketime is not installed; the tests beside the crons have a clock of their own"
+        );
+    };
+    let master = Setup::master().plugins(&PLUGINS).set("requests.deadline", "2s").start().await;
+    let place = tempfile::tempdir().expect("a temporary directory can be made");
+    let clock = place.path().join("clock");
+    // By renaming: half a text would be another time.
+    let set = |offset: &str| {
+        let new = place.path().join("new");
+        std::fs::write(&new, offset).and_then(|()| std::fs::rename(&new, &clock)).expect("the clock can be set");
+    };
+    set("+0");
+    let every_second = json!({"development": {CHAT: [{"id": 1, "time": "* * * * * *", "action": "directory.tick"}]}});
+    let chat = Setup::monitor(master.address(), CHAT, "chat")
+        .config(ConfigDir::recorded().with("crons.json", &every_second))
+        .plugins(&PLUGINS)
+        .variable("LD_PRELOAD", &library)
+        .variable("FAKETIME_TIMESTAMP_FILE", &clock.display().to_string())
+        .variable("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .variable("FAKETIME_NO_CACHE", "1")
+        .variable("FAKETIME_DONT_RESET", "1")
+        .start()
+        .await;
+    let mut operator = Operator::log_in(master.address()).await;
+    operator.wait_until_seen(CHAT).await;
+    for step in ["+0", "-1d", "+1d", "+0"] {
+        set(step);
+        let before = fired(&chat, "1");
+        let set_at = Instant::now();
+        eventually(&format!("it fires after the clock was set to {step}"), PROCESS, async || {
+            (fired(&chat, "1") > before + 1).then_some(())
+        })
+        .await;
+        let times = fired(&chat, "1") - before;
+        let most = usize::try_from(set_at.elapsed().as_secs()).expect("seconds are few") + 2;
+        assert!(times <= most, "{times} times after {step}, at most {most} are due");
+        // The deadline of this one is two seconds from now, whatever the clock says.
+        assert_eq!(operator.ask(CHAT, "echo", json!({"op": "ok", "v": 1})).await["body"], json!({"echo": 1}));
+    }
+    assert!(!chat.log().contains("no link to the master"));
     chat.shutdown().await;
     master.shutdown().await;
 }

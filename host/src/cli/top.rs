@@ -24,7 +24,7 @@ pub(super) async fn run(TopArgs { interval, count }: TopArgs, session: &Session)
     loop {
         let mut servers: Vec<_> = fleet::look(session).await?.into_iter().collect();
         servers.sort_by(|(_, one), (_, other)| memory(other).total_cmp(&memory(one)));
-        let title = format!("{} servers", servers.len());
+        let title = if servers.len() == 1 { "1 server".to_owned() } else { format!("{} servers", servers.len()) };
         let table = server::listing(servers.into_iter()).render(session.output());
         render::screen(&title, &table)?;
         looks += 1;
