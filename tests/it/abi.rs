@@ -9,6 +9,7 @@ use muster_tests::{
     cli::muster,
     daemon::{Setup, target_dir},
     deadline::{PROCESS, eventually, within},
+    debian,
     peer::Peer,
     plugins::{content, put, until, until_version, words},
 };
@@ -144,7 +145,8 @@ async fn compiler_of(file: &Path) -> Value {
 
 #[tokio::test]
 async fn a_plugin_built_by_debians_compiler_passes_its_trial_unoptimised_and_optimised() {
-    if let Err(reason) = install_debians_compiler().await {
+    let is_here = Path::new("/usr/bin/rustc").exists() && Path::new("/usr/bin/cargo").exists();
+    if !is_here && let Err(reason) = debian::install(&["rustc-web", "cargo-web"]).await {
         println!("not tried: Debian's rustc-web is not here and cannot be installed ({reason})");
         return;
     }
@@ -164,22 +166,4 @@ async fn a_plugin_whose_own_types_are_laid_out_at_random_passes_its_trial_unopti
     for file in randomized.builds().await {
         passes(&file).await;
     }
-}
-
-/// Has the package manager install what is missing.
-async fn install_debians_compiler() -> Result<(), String> {
-    if Path::new("/usr/bin/rustc").exists() && Path::new("/usr/bin/cargo").exists() {
-        return Ok(());
-    }
-    for arguments in [&["update"][..], &["install", "-y", "--no-install-recommends", "rustc-web", "cargo-web"]] {
-        let mut command = Command::new("apt-get");
-        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).kill_on_drop(true);
-        let output = within(&format!("apt-get {arguments:?}"), BUILD, command.output()).await;
-        let output = output.map_err(|error| format!("apt-get: {error}"))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(said.lines().last().unwrap_or("apt-get failed").to_owned());
-        }
-    }
-    Ok(())
 }

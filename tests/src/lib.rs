@@ -8,7 +8,8 @@
 //! Reading order: [`deadline`] and [`output`] (how tests wait), [`packet`], [`payload`] and [`peer`]
 //! (bytes and hand-made peers), [`transcript`], [`compare`], [`player`] and [`stage`] (recordings and both ways to
 //! play them), [`daemon`], [`plugins`], [`loss`] and [`cli`] (the program under test), [`node`], [`pty`] and [`ports`] (the original programs),
-//! [`bystanders`] (two peers that notice when an attack disturbs others), [`operator`] (a client that looks at the fleet).
+//! [`bystanders`] (two peers that notice when an attack disturbs others), [`operator`] (a client that looks at the fleet),
+//! [`debian`] (programs that are not ours and may have to be installed).
 //!
 //! Nothing here returns errors: a kit that cannot do its work panics with a sentence that says why.
 
@@ -37,3 +38,5 @@ pub mod pty;
 
 pub mod bystanders;
 pub mod operator;
+
+pub mod debian;
