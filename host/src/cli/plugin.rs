@@ -168,6 +168,7 @@ fn described(plugin: &Value, now: Duration) -> String {
         ("errors", "errors"),
         ("panics", "panics"),
         ("timeouts", "timeouts"),
+        ("unclaimed replies", "unclaimedReplies"),
         ("p50 (ms)", "p50Ms"),
         ("p99 (ms)", "p99Ms"),
         ("CPU time (ms)", "cpuMs"),
@@ -329,7 +330,7 @@ mod tests {
         let serving = json!({
             "name": "echo", "state": "running", "since": 60, "reason": "why", "isolation": "process", "generation": 4,
             "version": "1.2.3", "hash": "ab12", "size": 4096, "api": "1.0.0", "compiler": "rustc 1.95", "pinned": true,
-            "calls": 30, "errors": 5, "panics": 2, "timeouts": 1, "p50Ms": 1.5, "p99Ms": 20.25, "cpuMs": 77,
+            "calls": 30, "errors": 5, "panics": 2, "timeouts": 1, "unclaimedReplies": 6, "p50Ms": 1.5, "p99Ms": 20.25, "cpuMs": 77,
             "handover": "with the state of generation 3", "modules": [{"id": "echo"}, {"id": "other"}],
             "candidate": {"generation": 5, "version": "1.3.0", "step": "handing-over"},
         });
@@ -354,6 +355,7 @@ mod tests {
             "errors 5",
             "panics 2",
             "timeouts 1",
+            "unclaimed replies 6",
             "p50 (ms) 1.5",
             "p99 (ms) 20.25",
             "CPU time (ms) 77",

@@ -171,13 +171,14 @@ impl Calls {
 
     /// Ends the call as the plugin says. A call that has ended already is counted and left alone.
     pub(crate) fn end(&self, id: u64, status: u32, error: &[u8], body: &[u8]) {
-        if id & LIFE == 0 {
-            self.note(status);
-        }
         if id & TRACKED == 0 {
+            self.note(status);
             return self.handler_ended();
         }
         let Some((instance, by_client, waiter)) = self.take_handled(id, status) else { return };
+        if id & LIFE == 0 {
+            self.note(status);
+        }
         self.handler_ended();
         match waiter {
             None => {}

@@ -46,10 +46,12 @@ fn the_first_reply_ends_a_call_and_the_second_is_counted() {
     let calls = calls();
     let (id, mut end) = request(&calls, LATER);
     calls.end(id, status::ANSWER, NOTHING, b"1");
-    calls.end(id, status::ANSWER, NOTHING, b"2");
+    calls.end(id, status::PANIC, NOTHING, b"2");
     assert_eq!(end.try_recv(), Ok(answer(b"1")));
-    assert_eq!(calls.figures().unclaimed.load(Ordering::Relaxed), 1);
-    assert_eq!(calls.open(), 0);
+    let figures = calls.figures();
+    let [unclaimed, handled, panics] =
+        [&figures.unclaimed, &figures.handled, &figures.panics].map(|counter| counter.load(Ordering::Relaxed));
+    assert_eq!((unclaimed, handled, panics, calls.open()), (1, 1, 0, 0), "one handler has ended");
 }
 
 #[test]
