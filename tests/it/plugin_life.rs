@@ -6,6 +6,7 @@ use muster_tests::{
     cli::muster,
     daemon::{Daemon, Setup},
     deadline::{eventually, within},
+    neighbour::Neighbour,
     peer::Peer,
     plugins::{WITHIN, content, listed, put, until, until_version, words},
 };
@@ -63,35 +64,75 @@ async fn is_rolled_back(peer: &mut Peer, to: u64, why: &str) {
     assert_eq!(plugin["probation"], Value::Null);
 }
 
-/// Panics end calls and nothing else, wherever the plugin is; too many of them take it out of service for a while.
+/// Panics end calls and nothing else, in whatever handler, and wherever the plugin is; too many of them take it out of
+/// service for a while. Another module is asked all the time.
 async fn panics_again_and_again(isolation: &str) {
-    let (master, address) = master(&["echo", "faulty"], &[("plugins.faulty.isolation", isolation)]).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("start-panics");
+    let settings =
+        [("plugins.faulty.isolation", isolation), ("plugins.faulty.panics_if", file.to_str().expect("it is text"))];
+    let (master, address) = master(&["echo", "faulty"], &settings).await;
     let pid = master.pid();
+    let neighbour = Neighbour::move_in(address).await;
     let mut peer = Peer::admin(address, "client").await;
+    let quiet = neighbour.p99_since(0).await;
+    let begun = neighbour.answers();
+
     let in_a_thread = peer.request("faulty", json!({ "do": "thread_panic" })).await;
     assert_eq!(
         in_a_thread["body"],
         json!({ "ok": true }),
         "a panic in a thread of its own is no handler's: {in_a_thread}"
     );
-    for _ in 0..10 {
-        let answer = peer.request("faulty", json!({ "do": "panic" })).await;
-        assert_eq!(words(&answer), "module faulty failed: panicked: faulty was told to panic");
+    let served = listed(&mut peer, "faulty").await["generation"].clone();
+    fs::write(&file, "").expect("a file");
+    let reload = muster(&["plugin", "reload", "faulty", "--master", &address.to_string()]).await;
+    let why = "module faulty did not start as master: panicked: faulty was told to panic";
+    assert!(reload.code == 1 && reload.stderr.contains(why), "{reload:?}");
+    assert_eq!(listed(&mut peer, "faulty").await["generation"], served, "the one before goes on");
+    fs::remove_file(&file).expect("it is there");
+
+    let mut server = Peer::monitor(address, "chat-server-1", "chat").await;
+    let own_monitor = json!({
+        "do": "requestModule", "target": "master-server-1", "module": "faulty", "payload": { "do": "panic" },
+    });
+    for n in 0..10 {
+        let answer = match n % 3 {
+            0 => peer.request("echo", own_monitor.clone()).await,
+            1 => server.request("faulty", json!({ "do": "panic" })).await,
+            _ => peer.request("faulty", json!({ "do": "panic" })).await,
+        };
+        assert_eq!(words(&answer), "module faulty failed: panicked: faulty was told to panic", "panic {n}");
     }
-    let refused = peer.request("faulty", json!({ "do": "ok" })).await;
-    let text = words(&refused);
-    assert!(text.starts_with("module faulty panicked 10 times within 10 s: calls are refused"), "{text}");
-    assert_eq!(peer.request("echo", json!({ "do": "echo" })).await["error"], Value::Null);
+    for refused in [
+        peer.request("faulty", json!({ "do": "ok" })).await,
+        peer.request("echo", own_monitor.clone()).await,
+        server.request("faulty", json!({ "do": "ok" })).await,
+    ] {
+        let text = words(&refused);
+        assert!(text.starts_with("module faulty panicked 10 times within 10 s: calls are refused"), "{text}");
+    }
     let plugin = listed(&mut peer, "faulty").await;
     assert_eq!((&plugin["panics"], &plugin["errors"]), (&json!(10), &json!(10)));
     assert!(isolation == "thread" || plugin["worker"]["deaths"] == 0, "{plugin}");
     assert_eq!(master.pid(), pid);
+    while !neighbour.has_enough_since(begun) {
+        // It is called all the same, as it would be.
+        let answer = peer.request("faulty", json!({ "do": "panic" })).await;
+        assert!(words(&answer).contains("panicked"), "{answer}");
+    }
+    let under = neighbour.p99_since(begun).await;
+    println!(
+        "p99 of another module: {quiet:?}; beside panics in a {isolation}: {under:?}, {:.2} times",
+        under.div_duration_f64(quiet)
+    );
     let peer = Mutex::new(peer);
     eventually("it is back in service", WITHIN, || async {
         let answer = peer.lock().await.request("faulty", json!({ "do": "ok" })).await;
         (answer["body"] == json!({ "ok": true })).then_some(())
     })
     .await;
+    neighbour.move_out().await;
     master.shutdown().await;
 }
 
@@ -169,7 +210,6 @@ async fn row_5_a_hundred_calls_of_a_handler_that_hangs_in_a_worker_all_end_and_a
     master.shutdown().await;
 }
 
-/// A handler has one result, so that it cannot reply twice; it may do so too late, when its caller has been told.
 async fn replies_never_or_late(isolation: &str) {
     let settings = [
         ("requests.deadline", "1s"),
@@ -205,6 +245,47 @@ async fn row_6_a_handler_that_replies_never_late_or_after_its_end_is_a_fault_of_
 #[tokio::test(flavor = "multi_thread")]
 async fn row_6_a_handler_in_a_worker_that_replies_never_late_or_after_its_end_is_a_fault_of_no_other() {
     replies_never_or_late("process").await;
+}
+
+/// A handler has one result. What replies again is a library that uses the interface in its own way: at once, or by a
+/// thread that is there when its plugin is not.
+async fn replies_again(isolation: &str) {
+    let settings = [("plugins.faulty.isolation", isolation), ("plugins.gone_after", "100ms")];
+    let (master, address) = master(&["faulty"], &settings).await;
+    let mut peer = Peer::admin(address, "client").await;
+    for n in 1..=3 {
+        assert_eq!(peer.request("faulty", json!({ "do": "again" })).await["body"], json!({ "ok": true }));
+        let told = until(&mut peer, "faulty", "it is counted", |plugin| plugin["unclaimedReplies"] == n).await;
+        assert_eq!((&told["handled"], &told["errors"]), (&json!(n), &json!(0)), "each was handled once: {told}");
+    }
+    let shown = muster(&["plugin", "show", "faulty", "--master", &address.to_string()]).await;
+    let line = shown.stdout.lines().find(|line| line.starts_with("unclaimed replies"));
+    assert!(line.is_some_and(|line| line.ends_with(" 3")), "{shown:?}");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("now");
+    let again = json!({ "do": "again", "file": file });
+    assert_eq!(peer.request("faulty", again).await["body"], json!({ "ok": true }));
+    fs::remove_file(master.plugin_dir().join("faulty.so")).expect("it is there");
+    let is_out = |plugin: &Value| plugin.is_null() || plugin["state"] == "retired";
+    let told = until(&mut peer, "faulty", "it is unloaded", is_out).await;
+    assert_eq!(told.is_null(), isolation == "process", "its thread went with its process, or keeps it mapped: {told}");
+    fs::write(&file, "").expect("a file");
+    if isolation == "thread" {
+        until(&mut peer, "faulty", "it is counted", |plugin| plugin["last"]["unclaimedReplies"] == 4).await;
+    }
+    assert!(peer.settle().await && peer.inbox().is_empty(), "{:?}", peer.inbox());
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_6_what_replies_twice_is_heard_once_and_counted_also_when_it_is_unloaded() {
+    replies_again("thread").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_6_what_replies_twice_in_a_worker_is_heard_once_and_counted_also_when_it_is_unloaded() {
+    replies_again("process").await;
 }
 
 /// Loads `nodelete` again and again, until two generations of it that are gone are still mapped; returns the last one.

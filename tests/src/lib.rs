@@ -7,9 +7,10 @@
 //!
 //! Reading order: [`deadline`] and [`output`] (how tests wait), [`packet`], [`payload`] and [`peer`]
 //! (bytes and hand-made peers), [`transcript`], [`compare`], [`player`] and [`stage`] (recordings and both ways to
-//! play them), [`daemon`], [`plugins`], [`loss`] and [`cli`] (the program under test), [`node`], [`pty`] and [`ports`] (the original programs),
-//! [`bystanders`] (two peers that notice when an attack disturbs others), [`operator`] (a client that looks at the fleet),
-//! [`debian`] (programs that are not ours and may have to be installed).
+//! play them), [`daemon`], [`plugins`], [`loss`] and [`cli`] (the program under test), [`node`], [`pty`] and [`ports`] (the
+//! original programs), [`bystanders`] (two peers that notice when an attack disturbs others), [`neighbour`] (one that measures
+//! how much), [`operator`] (a client that looks at the fleet), [`debian`] (programs that are not ours and may have to be
+//! installed).
 //!
 //! Nothing here returns errors: a kit that cannot do its work panics with a sentence that says why.
 
@@ -37,6 +38,7 @@ pub mod ports;
 pub mod pty;
 
 pub mod bystanders;
+pub mod neighbour;
 pub mod operator;
 
 pub mod debian;
