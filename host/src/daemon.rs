@@ -47,7 +47,7 @@ use crate::{
     session::Limits,
     starter::Starter,
     store::{Kept, Store, StoreError},
-    worker,
+    worker::{self, Launcher, cgroup},
 };
 
 pub(crate) use self::monitor::RunningMonitor;
@@ -418,6 +418,7 @@ fn supervise(
         move |file: &str| changeable.isolation(file)
     };
     let settings = &daemon.plugins;
+    let needed = settings.isolation.values().any(IsolationConfig::needs_group);
     let config = plugin::Config {
         directory: settings.dir.clone(),
         checker: Checker { timeout: settings.preflight_timeout, ..Checker::default() },
@@ -440,6 +441,10 @@ fn supervise(
         roles,
         options: Arc::new(options),
         isolation: Arc::new(isolation),
+        launcher: Launcher {
+            groups: settings.dir.as_ref().and_then(|_| cgroup::for_workers(needed)),
+            ..Launcher::default()
+        },
         turn: daemon.requests.deadline,
         quarantine: Quarantine::open(daemon.state_dir.as_deref()),
         ..plugin::Config::new(stage.clone())
@@ -466,9 +471,13 @@ impl Changeable {
     fn isolation(&self, file: &str) -> Option<worker::Limits> {
         match self.modules.load().plugins.isolation.get(file)? {
             IsolationConfig::Thread => None,
-            IsolationConfig::Process { memory, cpu_seconds, files } => {
-                Some(worker::Limits { memory: *memory, cpu_seconds: *cpu_seconds, files: *files })
-            }
+            IsolationConfig::Process { memory, cpu_seconds, files, cpu_percent, tasks } => Some(worker::Limits {
+                memory: *memory,
+                cpu_seconds: *cpu_seconds,
+                files: *files,
+                cpu_percent: *cpu_percent,
+                tasks: *tasks,
+            }),
         }
     }
 

@@ -12,20 +12,23 @@ use std::{
     ffi::OsString,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use self::cgroup::Grouped;
 use crate::{
     deaths::Patience,
     plugin::{quarantine::Quarantine, settle::ContentHash},
 };
 
 pub(crate) mod bridge;
+pub(crate) mod cgroup;
 pub(crate) mod child;
 mod frame;
 mod life;
@@ -49,6 +52,10 @@ pub(crate) struct Limits {
     pub(crate) cpu_seconds: Option<u64>,
     /// Open files.
     pub(crate) files: Option<u64>,
+    /// Percent of a processor; only in a control group.
+    pub(crate) cpu_percent: Option<u64>,
+    /// Processes and threads; only in a control group.
+    pub(crate) tasks: Option<u64>,
 }
 
 /// How to start workers.
@@ -58,6 +65,8 @@ pub(crate) struct Launcher {
     pub(crate) program: PathBuf,
     /// Its arguments; limits and the path of the library follow.
     pub(crate) arguments: Vec<OsString>,
+    /// Where each gets a control group of its own, if it does.
+    pub(crate) groups: Option<Arc<cgroup::Delegation>>,
 }
 
 /// What the workers of one generation are.
@@ -80,28 +89,70 @@ pub(crate) struct Figures {
     pub(crate) deaths: AtomicU64,
     /// Workers that took over from one that died.
     pub(crate) restarts: AtomicU64,
+    limits: Limits,
+    /// The control group of the process that runs, if it has one.
+    group: Mutex<Option<Grouped>>,
     condemned: watch::Sender<Option<String>>,
+}
+
+impl Plan {
+    /// A control group for one worker, if there can be one.
+    fn group(&self, stem: &str) -> Option<cgroup::Group> {
+        let group = self.launcher.groups.as_ref()?.divide(&self.limits);
+        group.map_err(|error| tracing::warn!(plugin = stem, %error, "a worker gets no control group")).ok()
+    }
+}
+
+impl Limits {
+    fn arguments(&self) -> Vec<String> {
+        let Limits { memory, cpu_seconds, files, cpu_percent: _, tasks: _ } = *self;
+        let limits = [("--memory", memory), ("--cpu-seconds", cpu_seconds), ("--files", files)];
+        limits.into_iter().filter_map(|(option, limit)| limit.map(|limit| format!("{option}={limit}"))).collect()
+    }
 }
 
 impl Default for Launcher {
     /// `/proc/self/exe` is the program that runs, even when an upgrade has replaced the file it came from.
     fn default() -> Launcher {
-        Launcher { program: "/proc/self/exe".into(), arguments: vec!["worker".into()] }
-    }
-}
-
-impl Default for Figures {
-    fn default() -> Figures {
-        Figures {
-            pid: AtomicI32::new(0),
-            deaths: AtomicU64::new(0),
-            restarts: AtomicU64::new(0),
-            condemned: watch::Sender::new(None),
-        }
+        Launcher { program: "/proc/self/exe".into(), arguments: vec!["worker".into()], groups: None }
     }
 }
 
 impl Figures {
+    /// Of workers with these limits, of which none runs yet.
+    pub(crate) fn new(limits: Limits) -> Figures {
+        Figures {
+            pid: AtomicI32::new(0),
+            deaths: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+            limits,
+            group: Mutex::default(),
+            condemned: watch::Sender::new(None),
+        }
+    }
+
+    /// The limits that the process which runs has, by their names in the configuration, and its control group.
+    pub(crate) fn in_force(&self) -> Value {
+        let group = self.group.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Limits { memory, cpu_seconds, files, cpu_percent, tasks } = self.limits;
+        let can = group.as_ref().map(|group| group.controllers).unwrap_or_default();
+        json!({
+            "memory": memory,
+            "cpu_seconds": cpu_seconds,
+            "files": files,
+            "cpu_percent": cpu_percent.filter(|_| can.cpu),
+            "tasks": tasks.filter(|_| can.pids),
+            "group": group.map(|group| group.directory),
+        })
+    }
+
+    /// Another process runs, in this group, or none.
+    fn runs(&self, process: Option<(i32, Option<Grouped>)>) {
+        let (pid, group) = process.unwrap_or_default();
+        self.pid.store(pid, Ordering::SeqCst);
+        *self.group.lock().unwrap_or_else(PoisonError::into_inner) = group;
+    }
+
     /// The process that runs now.
     pub(crate) fn pid(&self) -> Option<i32> {
         Some(self.pid.load(Ordering::SeqCst)).filter(|pid| *pid != 0)

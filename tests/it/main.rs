@@ -6,6 +6,7 @@
 mod abi;
 mod app_channel;
 mod application;
+mod cgroups;
 mod commands;
 mod conformance;
 mod conformance_client;

@@ -58,6 +58,8 @@ pub struct Setup {
     /// What a monitor wraps.
     command: Vec<String>,
     variables: Vec<(String, String)>,
+    /// The control group that it is started in.
+    group: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +98,7 @@ impl Setup {
             arguments: Vec::new(),
             command: Vec::new(),
             variables: Vec::new(),
+            group: None,
         }
     }
 
@@ -194,6 +197,13 @@ impl Setup {
         self
     }
 
+    /// In a control group (its directory) from the beginning.
+    #[must_use]
+    pub fn in_group(mut self, group: &Path) -> Self {
+        self.group = Some(group.to_owned());
+        self
+    }
+
     /// Any option with a value.
     #[must_use]
     pub fn argument(mut self, option: &str, value: &str) -> Self {
@@ -215,7 +225,15 @@ impl Setup {
             Role::Master { .. } => "muster master".to_owned(),
             Role::Monitor { id } => format!("muster monitor {id}"),
         };
-        let mut command = Command::new(self.binary.unwrap_or_else(binary));
+        let executable = self.binary.unwrap_or_else(binary);
+        let mut command = match &self.group {
+            None => Command::new(executable),
+            Some(group) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", r#"echo $$ > "$0" && exec "$@""#]).arg(group.join("cgroup.procs")).arg(executable);
+                shell
+            }
+        };
         match &self.role {
             Role::Master { listen } => command.args(["master", "--listen", &listen.to_string()]),
             Role::Monitor { .. } => command.arg("monitor"),

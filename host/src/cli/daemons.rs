@@ -107,6 +107,9 @@ pub(super) struct WorkerArgs {
     /// Open files
     #[arg(long)]
     files: Option<u64>,
+    /// Directory of the control group that it enters
+    #[arg(long)]
+    group: Option<PathBuf>,
     /// The file
     file: PathBuf,
 }
@@ -183,8 +186,9 @@ impl PreflightArgs {
 
 impl WorkerArgs {
     pub(super) fn run(self) -> ! {
-        let WorkerArgs { memory, cpu_seconds, files, file } = self;
-        worker_main(&file, &worker::Limits { memory, cpu_seconds, files })
+        let WorkerArgs { memory, cpu_seconds, files, group, file } = self;
+        let limits = worker::Limits { memory, cpu_seconds, files, ..worker::Limits::default() };
+        worker_main(&file, &limits, group.as_deref())
     }
 }
 

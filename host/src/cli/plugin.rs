@@ -178,6 +178,13 @@ fn described(plugin: &Value, now: Duration) -> String {
     rows.push(vec!["modules".to_owned(), modules(plugin)]);
     rows.push(vec!["since".to_owned(), age(&plugin["since"], now)]);
     rows.extend(plain.map(|(title, key)| vec![title.to_owned(), cell(known(plugin, key))]));
+    if let Some(limits) = plugin["worker"]["limits"].as_object() {
+        let in_force = limits.iter().filter(|(name, limit)| *name != "group" && !limit.is_null());
+        let in_force: Vec<String> = in_force.map(|(name, limit)| format!("{name} {limit}")).collect();
+        let in_force = if in_force.is_empty() { render::NOTHING.to_owned() } else { in_force.join(", ") };
+        rows.push(vec!["limits".to_owned(), in_force]);
+        rows.push(vec!["control group".to_owned(), cell(&limits["group"])]);
+    }
     if let (Some(candidate), true) = (plugin["candidate"].as_object(), plugin["generation"].is_u64()) {
         let [step, generation, version] = ["step", "generation", "version"].map(|key| cell(&candidate[key]));
         rows.push(vec!["candidate".to_owned(), format!("generation {generation} (version {version}): {step}")]);
@@ -331,7 +338,8 @@ mod tests {
             "name": "echo", "state": "running", "since": 60, "reason": "why", "isolation": "process", "generation": 4,
             "version": "1.2.3", "hash": "ab12", "size": 4096, "api": "1.0.0", "compiler": "rustc 1.95", "pinned": true,
             "calls": 30, "errors": 5, "panics": 2, "timeouts": 1, "unclaimedReplies": 6, "p50Ms": 1.5, "p99Ms": 20.25, "cpuMs": 77,
-            "handover": "with the state of generation 3", "modules": [{"id": "echo"}, {"id": "other"}],
+            "handover": "with the state of generation 3",
+            "worker": {"limits": {"memory": 1024, "files": null, "tasks": 8, "group": "/sys/fs/cgroup/m/worker-1-1"}}, "modules": [{"id": "echo"}, {"id": "other"}],
             "candidate": {"generation": 5, "version": "1.3.0", "step": "handing-over"},
         });
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -360,6 +368,8 @@ mod tests {
             "p99 (ms) 20.25",
             "CPU time (ms) 77",
             "state handed over with the state of generation 3",
+            "limits memory 1024, tasks 8",
+            "control group /sys/fs/cgroup/m/worker-1-1",
             "candidate generation 5 (version 1.3.0): handing-over",
         ] {
             assert!(found.contains(&row.to_owned()), "{row} is not in {found:#?}");

@@ -67,7 +67,18 @@ pub enum IsolationConfig {
         cpu_seconds: Option<u64>,
         /// Open files.
         files: Option<u64>,
+        /// Percent of a processor, where workers have control groups.
+        cpu_percent: Option<u64>,
+        /// Processes and threads, where workers have control groups.
+        tasks: Option<u64>,
     },
+}
+
+impl IsolationConfig {
+    /// Whether it says something that only a control group can do.
+    pub(crate) fn needs_group(&self) -> bool {
+        matches!(self, IsolationConfig::Process { cpu_percent, tasks, .. } if cpu_percent.is_some() || tasks.is_some())
+    }
 }
 
 /// Who must have signed a plugin.
@@ -136,8 +147,13 @@ pub(super) fn plugins_section(mut section: Section<'_>) -> PluginsConfig {
 fn isolation_of(plugin: &mut Section<'_>) -> IsolationConfig {
     let process = plugin.one_of("isolation", [("thread", false), ("process", true)]);
     let mut limits = plugin.section("limits");
-    let (memory, cpu_seconds, files) =
-        (limits.size_limit("memory"), limits.limit("cpu_seconds"), limits.limit("files"));
+    let memory = limits.size_limit("memory");
+    let [cpu_seconds, files, cpu_percent, tasks] =
+        ["cpu_seconds", "files", "cpu_percent", "tasks"].map(|key| limits.limit(key));
     limits.finish();
-    if process { IsolationConfig::Process { memory, cpu_seconds, files } } else { IsolationConfig::Thread }
+    if process {
+        IsolationConfig::Process { memory, cpu_seconds, files, cpu_percent, tasks }
+    } else {
+        IsolationConfig::Thread
+    }
 }

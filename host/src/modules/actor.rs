@@ -121,7 +121,7 @@ impl Actor {
         let (worker, thread) = match place {
             Place::Thread => (None, thread.spawn(move || live(&staged, host, &inside, ready))?),
             Place::Process(plan) => {
-                let figures = Arc::new(worker::Figures::default());
+                let figures = Arc::new(worker::Figures::new(plan.limits));
                 let bridge = bridge::Bridge::new(stem, staged, plan, Arc::new(host), inside, figures.clone());
                 (Some(figures), thread.spawn(move || bridge.live(ready))?)
             }

@@ -188,6 +188,7 @@ impl Serving {
                 "pid": worker.pid(),
                 "deaths": count(&worker.deaths),
                 "restarts": count(&worker.restarts),
+                "limits": worker.in_force(),
             })),
             "cpuMs": self.worker.as_ref().map_or_else(|| self.presence.cpu_time(), |worker| worker.cpu_time()).map(|time| time.as_millis() as u64),
             "insideHandlerMs": self.presence.inside_for().map(|time| time.as_millis() as u64),

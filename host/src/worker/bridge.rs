@@ -100,9 +100,9 @@ impl Bridge {
                 Life::begin(&self.stem, &self.path, &self.plan, self.host.clone(), self.presence.clone(), number);
             let death = match life {
                 Ok(life) => {
-                    self.figures.pid.store(life.pid(), Ordering::SeqCst);
+                    self.figures.runs(Some((life.pid(), life.group())));
                     let ended = self.serve(&life, &mut ready);
-                    self.figures.pid.store(0, Ordering::SeqCst);
+                    self.figures.runs(None);
                     match ended {
                         Ended::Closed => {
                             life.end();

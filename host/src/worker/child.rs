@@ -25,7 +25,7 @@ use muster_plugin_api::{
 use rustix::process::{Resource, Rlimit, Signal};
 
 use super::{
-    Limits,
+    Limits, cgroup,
     frame::{Incoming, Parcel, ToHost, ToWorker},
 };
 use crate::modules::jobs::Jobs;
@@ -76,16 +76,16 @@ struct Gone;
 /// The whole life of a worker: runs the plugin of the staged library at `path`, and ends the process.
 ///
 /// For the hidden command `worker PATH`; the socket is standard input.
-pub(crate) fn worker_main(path: &Path, limits: &Limits) -> ! {
+pub(crate) fn worker_main(path: &Path, limits: &Limits, group: Option<&Path>) -> ! {
     // Whatever went wrong, the daemon sees the end.
-    drop(work(path, limits));
+    drop(work(path, limits, group));
     // No exit: that would run what the plugin left for the end of the process, which may not return.
     loop {
         rustix::process::kill_process(rustix::process::getpid(), Signal::KILL).unwrap_or(());
     }
 }
 
-fn work(path: &Path, limits: &Limits) -> io::Result<()> {
+fn work(path: &Path, limits: &Limits, group: Option<&Path>) -> io::Result<()> {
     // A descriptor that no child of the plugin inherits, out of the way of what it may do with the first three.
     let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
@@ -100,8 +100,10 @@ fn work(path: &Path, limits: &Limits) -> io::Result<()> {
         hearing: Mutex::default(),
         woken: AtomicBool::new(false),
     });
-    let created = limits
-        .confine()
+    // Before anything of the plugin is there to be counted.
+    let created = group
+        .map_or(Ok(()), cgroup::enter)
+        .and_then(|()| limits.confine())
         .map_err(|error| format!("its limits cannot be set ({error})"))
         .and_then(|()| Library::open(path))
         .and_then(|library| {

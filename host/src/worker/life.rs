@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
+    ffi::OsStr,
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::Shutdown,
@@ -27,7 +28,8 @@ use muster_plugin_api::abi::{Mail, status};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::{
-    Limits, Plan,
+    Plan,
+    cgroup::{Group, Grouped},
     frame::{self, Incoming, ToHost},
 };
 use crate::{
@@ -68,6 +70,7 @@ const LIFE_SHIFT: u32 = 40;
 pub(super) struct Life {
     shared: Arc<Shared>,
     child: Child,
+    group: Option<Group>,
     reader: JoinHandle<()>,
 }
 
@@ -152,9 +155,11 @@ impl Life {
         ours.set_write_timeout(Some(BEAT))?;
         ours.set_read_timeout(Some(BEAT))?;
         let hearing = ours.try_clone()?;
+        let group = plan.group(stem);
         let mut child = Command::new(&plan.launcher.program)
             .args(&plan.launcher.arguments)
             .args(plan.limits.arguments())
+            .args(group.iter().flat_map(|group| [OsStr::new("--group"), group.directory().as_os_str()]))
             .arg(path)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
@@ -195,7 +200,7 @@ impl Life {
             std::thread::Builder::new().name("w-reader".to_owned()).spawn(move || shared.listen(&hearing))
         };
         match threads() {
-            Ok(reader) => Ok(Life { shared, child, reader }),
+            Ok(reader) => Ok(Life { shared, child, group, reader }),
             Err(error) => {
                 kill(leader);
                 child.wait()?;
@@ -207,6 +212,11 @@ impl Life {
     /// The process.
     pub(super) fn pid(&self) -> i32 {
         self.shared.leader.as_raw_nonzero().get()
+    }
+
+    /// Its control group.
+    pub(super) fn group(&self) -> Option<Grouped> {
+        self.group.as_ref().map(Group::shown)
     }
 
     /// Waits until the plugin exists.
@@ -322,7 +332,8 @@ impl Life {
         let delivered = std::mem::take(&mut state.delivered);
         let in_hand = state.turns.front().map(|turn| turn.number);
         let created = state.created.take().and_then(Result::err);
-        let why = state.verdict.take().or(created).unwrap_or_else(|| match status {
+        let starved = self.group.take().and_then(Group::end);
+        let why = state.verdict.take().or(created).or(starved).unwrap_or_else(|| match status {
             Ok(status) => last_words(status),
             Err(error) => format!("its worker is gone ({error})"),
         });
@@ -531,14 +542,6 @@ impl Shared {
 
     fn wire(&self) -> MutexGuard<'_, Wire> {
         self.wire.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Limits {
-    fn arguments(&self) -> Vec<String> {
-        let Limits { memory, cpu_seconds, files } = *self;
-        let limits = [("--memory", memory), ("--cpu-seconds", cpu_seconds), ("--files", files)];
-        limits.into_iter().filter_map(|(option, limit)| limit.map(|limit| format!("{option}={limit}"))).collect()
     }
 }
 
