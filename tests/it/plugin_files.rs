@@ -1,6 +1,7 @@
 //! Files that come, change and go in the plugin directory, in all the ways in which people and programs do that.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, FileTimes},
     io::Write,
     time::Duration,
@@ -9,7 +10,7 @@ use std::{
 use muster_tests::{
     daemon::Daemon,
     peer::Peer,
-    plugins::{content, put, until, until_version},
+    plugins::{content, listed, put, until, until_version},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -30,19 +31,34 @@ async fn has_been_looked_at(master: &Daemon, peer: &mut Peer, by: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_7_a_slow_copy_over_the_live_name_is_loaded_when_it_is_whole_and_the_old_one_serves_until_then() {
-    const PIECE: usize = 32 << 10;
+    const SLOW: usize = 6 << 10;
     let (master, address) = master(&[], &[]).await;
     let mut peer = Peer::admin(address, "client").await;
     put(&master, "versioned.so", &content("versioned_v1"));
     until_version(&mut peer, "versioned", "1.").await;
     let before = generation(&mut peer).await;
-    // As `cp` does: the file is emptied, and written from its beginning. Slower than it takes to settle.
+    // As `cp` does: the file is emptied, and written from its beginning; the end of it at 1 KiB a second, when all that is
+    // mapped of it may be there already.
     let whole = content("versioned_v2");
+    let (fast, slow) = whole.split_at(whole.len() - SLOW);
     let mut copy = File::create(master.plugin_dir().join("versioned.so")).expect("an overwrite");
-    for piece in whole.chunks(PIECE) {
-        copy.write_all(piece).expect("room");
+    copy.write_all(fast).expect("room");
+    for piece in slow.chunks(1 << 10) {
+        // The pace of who writes: nobody waits for anything here.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1, "no part of it is served");
-        tokio::time::sleep(Duration::from_millis(15)).await;
+        let told = listed(&mut peer, "versioned").await;
+        assert_eq!(
+            (&told["state"], &told["generation"], &told["candidate"]),
+            (&json!("running"), &json!(before), &Value::Null)
+        );
+        // On a busy machine the writer may rest for so long that the file is taken for one that was cut off.
+        let reason = told["reason"].as_str().unwrap_or("the file is truncated");
+        assert!(reason.contains("the file is truncated"), "{told}");
+        let maps = fs::read_to_string(format!("/proc/{}/maps", master.pid())).expect("the master runs");
+        let mapped: BTreeSet<&str> = maps.lines().filter_map(|line| line.split("/versioned-").nth(1)).collect();
+        assert_eq!(mapped.len(), 1, "what serves, and no part of the other: {mapped:?}");
+        copy.write_all(piece).expect("room");
     }
     drop(copy);
     let told = until_version(&mut peer, "versioned", "2.").await;
