@@ -2,13 +2,12 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use muster_tests::{
     cli::muster,
-    daemon::{Daemon, Setup, plugin_file},
+    daemon::{Daemon, Setup},
     deadline::{PROCESS, eventually},
     peer::Peer,
 };
@@ -249,58 +248,6 @@ async fn content_whose_workers_keep_dying_is_quarantined_until_that_is_lifted() 
     is_back(&mut peer, "quarantine").await;
     assert_eq!(lift("admin").await.code, 1, "it is not quarantined");
     master.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_in_a_worker_is_replaced_under_traffic_and_no_request_notices() {
-    const REPLACEMENTS: u64 = 6;
-    // Without probation: the worker of the old generation is to end at once.
-    let setup = Setup::master().plugins(&[]).set("plugins.versioned.isolation", "process");
-    let master = setup.set("plugins.probation", "0s").start().await;
-    let mut observer = Peer::admin(master.address(), "observer").await;
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let mut worker = Value::Null;
-    let mut askers = Vec::new();
-    for round in 0..=REPLACEMENTS {
-        let version = round % 2 + 1;
-        let beside = master.plugin_dir().join("versioned.new");
-        fs::copy(plugin_file(&format!("versioned_v{version}")), &beside).expect("a file beside it");
-        fs::rename(&beside, master.plugin_dir().join("versioned.so")).expect("a rename");
-        let next = |plugin: &Value| plugin["state"] == "running" && plugin["worker"]["pid"] != worker["pid"];
-        let plugin = until("the next worker", &mut observer, "versioned", next).await;
-        let answer = observer.request("versioned", json!({ "n": round })).await;
-        assert_eq!(answer["body"], json!({ "version": version, "n": round }));
-        if round > 0 {
-            is_gone(&worker["pid"]).await;
-        } else {
-            askers.extend((0..3).map(|asker| ask(master.address(), asker, stopped.clone())));
-        }
-        worker = plugin["worker"].clone();
-    }
-    stop.send_replace(true);
-    for asker in askers {
-        assert!(asker.await.expect("an asker") > 0);
-    }
-    let plugin = status(&mut observer, "versioned").await;
-    assert_eq!((&plugin["stillMapped"], &plugin["worker"]["deaths"]), (&json!([]), &json!(0)));
-    master.shutdown().await;
-    is_gone(&worker["pid"]).await;
-}
-
-/// Asks until told to stop; how often.
-fn ask(master: SocketAddr, asker: u64, stop: tokio::sync::watch::Receiver<bool>) -> tokio::task::JoinHandle<u64> {
-    tokio::spawn(async move {
-        let mut peer = Peer::admin(master, &format!("asker-{asker}")).await;
-        let mut n = 0;
-        while !*stop.borrow() {
-            // Some are under way for longer than a switch takes.
-            let answer = peer.request("versioned", json!({ "n": n, "delay_ms": (n + asker) % 4 * 10 })).await;
-            assert_eq!((&answer["error"], &answer["body"]["n"]), (&Value::Null, &json!(n)));
-            n += 1;
-        }
-        peer.expect_silence().await;
-        n
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
