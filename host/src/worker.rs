@@ -30,6 +30,7 @@ use crate::{
 pub(crate) mod bridge;
 pub(crate) mod cgroup;
 pub(crate) mod child;
+mod death;
 mod frame;
 mod life;
 
@@ -87,6 +88,10 @@ pub(crate) struct Figures {
     pid: AtomicI32,
     /// Workers that ended without being told to.
     pub(crate) deaths: AtomicU64,
+    /// Those of them that were the plugin's fault.
+    pub(crate) faults: AtomicU64,
+    /// How the last of these came about.
+    fault: Mutex<String>,
     /// Workers that took over from one that died.
     pub(crate) restarts: AtomicU64,
     limits: Limits,
@@ -124,6 +129,8 @@ impl Figures {
         Figures {
             pid: AtomicI32::new(0),
             deaths: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+            fault: Mutex::default(),
             restarts: AtomicU64::new(0),
             limits,
             group: Mutex::default(),
@@ -144,6 +151,19 @@ impl Figures {
             "tasks": tasks.filter(|_| can.pids),
             "group": group.map(|group| group.directory),
         })
+    }
+
+    fn died(&self, death: &death::Death) {
+        self.deaths.fetch_add(1, Ordering::Relaxed);
+        if !death.from_outside {
+            self.faults.fetch_add(1, Ordering::Relaxed);
+            self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&death.why);
+        }
+    }
+
+    /// How the last death came about that was the plugin's fault.
+    pub(crate) fn fault(&self) -> String {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Another process runs, in this group, or none.

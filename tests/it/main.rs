@@ -34,6 +34,7 @@ mod plugin_services;
 mod plugin_status;
 mod plugin_trust;
 mod pomelo_cli;
+mod probation;
 mod profiler;
 mod reload;
 mod requests;

@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr};
 use muster_tests::{
     cli::muster,
     daemon::{Daemon, Setup},
-    deadline::{eventually, within},
+    deadline::eventually,
     neighbour::Neighbour,
     peer::Peer,
     plugins::{WITHIN, content, listed, put, until, until_version, words},
@@ -18,50 +18,6 @@ pub(super) async fn master(plugins: &[&str], settings: &[(&str, &str)]) -> (Daem
     let master = settings.iter().fold(setup, |setup, (key, value)| setup.set(key, value)).start().await;
     let address = master.address();
     (master, address)
-}
-
-/// A master with version 1 that has answered so many calls, and version 2 in its place, which goes wrong.
-async fn replaced_by_fickle(fault: &str, from: &str, more: &[(&str, &str)]) -> (Daemon, Peer, u64) {
-    let mut settings = vec![("plugins.versioned.fault", fault), ("plugins.versioned.from", from)];
-    settings.extend(more);
-    let (master, address) = master(&["echo"], &settings).await;
-    let mut peer = Peer::admin(address, "observer").await;
-    put(&master, "versioned.so", &content("versioned_v1"));
-    let old = until_version(&mut peer, "versioned", "1.").await;
-    for n in 0..30 {
-        let answer = peer.request("versioned", json!({ "n": n, "delay_ms": 2 })).await;
-        assert_eq!(answer["body"]["version"], 1);
-    }
-    put(&master, "versioned.so", &content("fickle"));
-    let new = until_version(&mut peer, "versioned", "2.").await;
-    assert_eq!(new["probation"]["keptGeneration"], old["generation"]);
-    (master, peer, old["generation"].as_u64().expect("a generation"))
-}
-
-/// Asks until version 1 answers again; returns how many calls version 2 answered well, and how many it did not.
-async fn ask_until_rolled_back(peer: &mut Peer) -> (usize, usize) {
-    let (mut good, mut bad) = (0, 0);
-    let asking = async {
-        loop {
-            let answer = peer.request("versioned", json!({ "n": 1 })).await;
-            match answer["body"]["version"].as_u64() {
-                Some(1) => return,
-                Some(2) => good += 1,
-                _ => bad += 1,
-            }
-        }
-    };
-    within("version 1 is back", WITHIN, asking).await;
-    (good, bad)
-}
-
-async fn is_rolled_back(peer: &mut Peer, to: u64, why: &str) {
-    let plugin = until(peer, "versioned", "rolled back", |plugin| plugin["state"] == "rolled back").await;
-    assert_eq!(plugin["generation"], to);
-    assert!(plugin["reason"].as_str().is_some_and(|reason| reason.contains(why)), "{plugin}");
-    let last = plugin["history"].as_array().and_then(|history| history.last()).expect("a history");
-    assert_eq!((&last["by"], &last["to"]), (&json!("probation"), &json!(to)), "{last}");
-    assert_eq!(plugin["probation"], Value::Null);
 }
 
 /// Panics end calls and nothing else, in whatever handler, and wherever the plugin is; too many of them take it out of
@@ -385,92 +341,6 @@ async fn row_10_a_library_with_a_thread_inside_stays_mapped_and_is_unmapped_when
     until(&mut peer, "faulty", "it is gone by itself", Value::is_null).await;
     let maps = fs::read_to_string(format!("/proc/{}/maps", master.pid())).expect("the master runs");
     assert!(!maps.contains("/faulty-"));
-    master.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn row_11_a_version_that_fails_from_its_fiftieth_call_on_is_rolled_back() {
-    let (master, mut peer, old) = replaced_by_fickle("error", "50", &[]).await;
-    let (good, bad) = ask_until_rolled_back(&mut peer).await;
-    assert!(good == 50 && bad > 0, "{good} good, {bad} bad");
-    is_rolled_back(&mut peer, old, "of its calls fail").await;
-    // The same content again is not tried again; another is.
-    put(&master, "versioned.so", &content("fickle"));
-    put(&master, "other.so", &content("faulty"));
-    until(&mut peer, "other", "a later file runs", |plugin| plugin["state"] == "running").await;
-    is_rolled_back(&mut peer, old, "of its calls fail").await;
-    put(&master, "versioned.so", &content("versioned_v2"));
-    until_version(&mut peer, "versioned", "2.").await;
-    until(&mut peer, "versioned", "it runs", |plugin| plugin["state"] == "running").await;
-    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 2);
-    master.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn row_11_a_version_that_is_much_slower_is_rolled_back() {
-    let (master, mut peer, old) = replaced_by_fickle("slow", "0", &[]).await;
-    let (good, bad) = ask_until_rolled_back(&mut peer).await;
-    assert!(good >= 19 && bad <= 1, "{good} slow, {bad} cut off");
-    is_rolled_back(&mut peer, old, "its calls take").await;
-    master.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn row_11_a_version_that_panics_in_its_first_call_is_rolled_back() {
-    let (master, mut peer, old) = replaced_by_fickle("panic", "0", &[]).await;
-    let answer = peer.request("versioned", json!({})).await;
-    assert!(words(&answer).contains("panicked: fickle was told to"), "{answer}");
-    is_rolled_back(&mut peer, old, "it panicked in its call 1").await;
-    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
-    master.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn row_11_a_version_that_hangs_is_rolled_back_and_its_callers_are_told() {
-    let (master, mut peer, old) = replaced_by_fickle("hang", "0", &[("requests.deadline", "1s")]).await;
-    let answer = peer.request("versioned", json!({})).await;
-    assert!(words(&answer).starts_with("module versioned failed: "), "{answer}");
-    is_rolled_back(&mut peer, old, "clientHandler of module versioned has not returned").await;
-    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
-    drop(master.kill().await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_passes_its_probation_stays_and_the_old_one_is_unloaded() {
-    let (master, mut peer, old) = replaced_by_fickle("none", "0", &[("plugins.probation", "1s")]).await;
-    let told = until(&mut peer, "versioned", "the old one is gone", |plugin| {
-        plugin["probation"] == Value::Null && plugin["draining"] == json!([])
-    })
-    .await;
-    assert!(told["generation"].as_u64() > Some(old) && told["stillMapped"] == json!([]), "{told}");
-    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 2);
-    master.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_is_rolled_back_and_pinned_by_hand_by_those_who_may() {
-    let (master, mut peer, _) = replaced_by_fickle("none", "0", &[]).await;
-    let address = master.address().to_string();
-    let order = async |order: &str| muster(&["plugin", order, "versioned", "--master", &address]).await;
-    let mut monitor = Peer::client(master.address(), "observer-2", "monitor").await;
-    let denied = monitor
-        .request("__plugins__", json!({ "action": "rollback", "name": "versioned", "clientId": "observer-2" }))
-        .await;
-    assert_eq!(denied["error"]["message"], "Command permission denied");
-    assert_eq!(order("rollback").await.code, 0);
-    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
-    let shown = order("show").await;
-    assert!(shown.stdout.contains("rolled back: by hand"), "{shown:?}");
-    let nothing = order("rollback").await;
-    assert!(nothing.code == 1 && nothing.stderr.contains("no older generation to go back to"), "{nothing:?}");
-
-    assert_eq!(order("pin").await.code, 0);
-    put(&master, "versioned.so", &content("versioned_v2"));
-    let ignored = |plugin: &Value| plugin["reason"].as_str().is_some_and(|reason| reason.contains("pinned"));
-    until(&mut peer, "versioned", "it says that it is pinned", ignored).await;
-    assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 1);
-    assert_eq!(order("unpin").await.code, 0);
-    until_version(&mut peer, "versioned", "2.").await;
     master.shutdown().await;
 }
 

@@ -228,6 +228,18 @@ impl Running {
         }
     }
 
+    /// Gives what waits for this one, and is not routed to any more, to the generation that is: first of all, if that one
+    /// holds back what comes. What is for a module that only this one has stays.
+    pub(crate) fn give_back(&self, to: &Running) {
+        self.actor.mailbox.drain();
+        let back = self.actor.mailbox.take_back(|number| {
+            let from = Instance::of(&self.actor.instances, number)?;
+            let to = to.actor.instances.iter().find(|to| (&to.module, to.role) == (&from.module, from.role))?;
+            Some(to.number)
+        });
+        to.actor.mailbox.resume(back);
+    }
+
     /// Ends a generation that is not routed to any more: it finishes what it has begun, within `drain`, and is unloaded.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use crate::modules::calls::Figures;
+use crate::{modules::calls::Figures, worker};
 
 /// The default of `plugins.rollback_calls`: fewer say nothing about a rate.
 pub(crate) const CALLS: usize = 20;
@@ -42,6 +42,8 @@ pub(crate) struct Sample {
     pub(crate) panics: u64,
     /// The how-manieth call panicked first; 0 for none.
     pub(crate) first_panic: u64,
+    /// Workers that died, and not because of something from outside.
+    pub(crate) deaths: u64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
 }
@@ -54,13 +56,14 @@ impl Default for Limits {
 
 impl Sample {
     /// At this moment.
-    pub(crate) fn of(figures: &Figures) -> Sample {
+    pub(crate) fn of(figures: &Figures, worker: Option<&worker::Figures>) -> Sample {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Sample {
             calls: read(&figures.handled) + read(&figures.timeouts),
             errors: read(&figures.errors),
             panics: read(&figures.panics),
             first_panic: read(&figures.first_panic),
+            deaths: worker.map(|worker| read(&worker.faults)).unwrap_or_default(),
             p50: figures.latency.quantile(0.5).unwrap_or_default(),
             p99: figures.latency.quantile(0.99).unwrap_or_default(),
         }
@@ -72,6 +75,11 @@ impl Sample {
 }
 
 impl Limits {
+    /// Whether workers of the new generation die as those of the old one did not: the first is one too many then.
+    pub(crate) fn dies(&self, old: &Sample, new: &Sample) -> bool {
+        new.deaths > 0 && old.deaths == 0 || new.deaths >= self.panics as u64
+    }
+
     /// Why the new generation is not to go on, if so.
     pub(crate) fn verdict(&self, old: &Sample, new: &Sample) -> Option<String> {
         if new.first_panic > 0 && new.first_panic <= FIRST_CALLS {
@@ -115,6 +123,14 @@ mod tests {
     fn sample(calls: u64, errors: u64, p50_ms: u64) -> Sample {
         let p50 = Duration::from_millis(p50_ms);
         Sample { calls, errors, p50, p99: p50 * 2, ..Sample::default() }
+    }
+
+    #[test]
+    fn the_first_death_of_a_worker_is_one_too_many_if_the_old_one_had_none() {
+        let (limits, deaths) = (Limits::default(), |deaths| Sample { deaths, ..Sample::default() });
+        for (old, new, dies) in [(0, 0, false), (0, 1, true), (1, 1, false), (1, 3, true), (3, 0, false)] {
+            assert_eq!(limits.dies(&deaths(old), &deaths(new)), dies, "{old}, then {new}");
+        }
     }
 
     fn panics(calls: u64, panics: u64, first_panic: u64) -> Sample {

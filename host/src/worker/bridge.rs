@@ -2,7 +2,7 @@
 //! one dies.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 
 use super::{
     Figures, PATIENCE, Plan,
-    life::{Death, Life, Over},
+    death::Death,
+    life::{Life, Over},
 };
 use crate::{
     deaths::{Deaths, Next},
@@ -111,11 +112,7 @@ impl Bridge {
                         Ended::Died => life.bury(Duration::ZERO),
                     }
                 }
-                Err(error) => Death {
-                    why: format!("its worker cannot be started ({error})"),
-                    delivered: HashSet::new(),
-                    in_hand: None,
-                },
+                Err(error) => Death::at_birth(&error),
             };
             let why = death.why.clone();
             self.presence.set_inside(false);
@@ -125,7 +122,7 @@ impl Bridge {
                 drop(ready.send(Err(why)));
                 return left;
             }
-            self.figures.deaths.fetch_add(1, Ordering::Relaxed);
+            self.figures.died(&death);
             self.mourn(death);
             match deaths.record(Instant::now(), begun.elapsed()) {
                 Next::Again(pause) => {
@@ -252,7 +249,7 @@ impl Bridge {
     /// Ends the calls that a worker has taken with it, but not those that it cannot have begun with: these are given to
     /// the next one.
     fn mourn(&mut self, death: Death) {
-        let Death { why, mut delivered, in_hand } = death;
+        let Death { why, from_outside: _, mut delivered, in_hand } = death;
         let in_hand = in_hand.unwrap_or(u64::MAX);
         let mut again = Vec::new();
         for post in self.on_the_way.drain(..).filter(|(number, _)| *number > in_hand).flat_map(|(_, posts)| posts) {

@@ -12,13 +12,10 @@ use std::{
     net::Shutdown,
     os::{
         fd::OwnedFd,
-        unix::{
-            net::UnixStream,
-            process::{CommandExt, ExitStatusExt},
-        },
+        unix::{net::UnixStream, process::CommandExt},
     },
     path::Path,
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, atomic::Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -30,6 +27,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use super::{
     Plan,
     cgroup::{Group, Grouped},
+    death::Death,
     frame::{self, Incoming, ToHost},
 };
 use crate::{
@@ -39,7 +37,7 @@ use crate::{
         presence::Presence,
         services::Operation,
     },
-    plugin::{preflight::signal_name, refusal::human, unload::HostThread},
+    plugin::{refusal::human, unload::HostThread},
 };
 
 /// How often a worker is looked at.
@@ -78,16 +76,6 @@ pub(super) struct Life {
 #[derive(Debug)]
 pub(super) struct Over;
 
-/// What is left of a worker.
-#[derive(Debug)]
-pub(super) struct Death {
-    pub(super) why: String,
-    /// Calls that it was given and had not ended.
-    pub(super) delivered: HashSet<u64>,
-    /// See [`Life::in_hand`].
-    pub(super) in_hand: Option<u64>,
-}
-
 #[derive(Debug)]
 struct Shared {
     number: u64,
@@ -122,6 +110,8 @@ struct State {
     longest: Duration,
     /// Why it was killed.
     verdict: Option<String>,
+    /// It was killed because somebody else had stopped it.
+    stopped: bool,
     over: bool,
     /// The bridge waits for a change.
     awaited: bool,
@@ -177,6 +167,7 @@ impl Life {
             looked: Instant::now(),
             longest: Duration::ZERO,
             verdict: None,
+            stopped: false,
             over: false,
             awaited: false,
         };
@@ -333,11 +324,8 @@ impl Life {
         let in_hand = state.turns.front().map(|turn| turn.number);
         let created = state.created.take().and_then(Result::err);
         let starved = self.group.take().and_then(Group::end);
-        let why = state.verdict.take().or(created).or(starved).unwrap_or_else(|| match status {
-            Ok(status) => last_words(status),
-            Err(error) => format!("its worker is gone ({error})"),
-        });
-        Death { why, delivered, in_hand }
+        let told = state.verdict.take().or(created).or(starved);
+        Death::of(status, told, state.stopped, delivered, in_hand)
     }
 }
 
@@ -498,6 +486,7 @@ impl Shared {
             let seconds = format!("{:.1} s", waited.as_secs_f64());
             self.kill(&mut state, format!("its worker was killed: a handler had not returned after {seconds}"));
         } else if waited >= SUSPICIOUS && is_stopped(self.leader) {
+            state.stopped = true;
             self.kill(&mut state, "its worker was killed: it had been stopped from outside".to_owned());
         }
     }
@@ -564,14 +553,6 @@ fn is_stopped(leader: Pid) -> bool {
 
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-fn last_words(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => format!("its worker died of {}", signal_name(signal)),
-        (None, Some(code)) => format!("its worker ended itself (exit status {code})"),
-        (None, None) => "its worker is gone".to_owned(),
-    }
 }
 
 /// Passes on what a worker writes to its standard error.

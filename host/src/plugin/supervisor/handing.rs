@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use super::{Input, Task, log_refusal};
 use crate::{
     ids::Generation,
-    modules::actor::Instance,
     plugin::{
         generation::Running,
         handover::{Handover, Outcome},
@@ -54,23 +53,15 @@ impl Task {
         let Some(slot) = self.slots.get_mut(file) else { return };
         let hash = heir.hash;
         let Some(old) = &slot.running else { return };
-        let (mailbox, instances) = (old.actor.mailbox.clone(), old.actor.instances.clone());
-        mailbox.hold();
-        mailbox.reopen();
+        old.actor.mailbox.hold();
+        old.actor.mailbox.reopen();
         if let Err(taken) = self.shared.modules.install(old.offer(file, slot.place)) {
             // An id that only the old one had belongs to another file since a moment ago.
             log_refusal(file, &refusal.into(), false);
             slot.heir = Some(heir);
             return self.displace(file, Refusal::from(taken).into());
         }
-        heir.actor.mailbox.drain();
-        // What is for a module that only the new one has ends with it.
-        let back = heir.actor.mailbox.take_back(|number| {
-            let heir = Instance::of(&heir.actor.instances, number)?;
-            let old = instances.iter().find(|old| (&old.module, old.role) == (&heir.module, heir.role))?;
-            Some(old.number)
-        });
-        mailbox.resume(back);
+        heir.give_back(old);
         self.end(file, heir, Duration::ZERO, "it did not take over the state of the one before");
         self.refuse(file, hash, refusal.into());
     }

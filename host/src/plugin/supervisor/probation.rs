@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{Slot, Task};
-use crate::plugin::{generation::Running, history::By, probation::Sample, refusal::Refusal, status::OnProbation};
+use crate::{
+    plugin::{generation::Running, history::By, probation::Sample, refusal::Refusal, status::OnProbation},
+    worker,
+};
 
 /// How often a generation on probation is judged.
 pub(super) const JUDGE: Duration = Duration::from_millis(100);
@@ -36,7 +39,7 @@ impl Task {
         // Whoever still holds the old route is sent to the new one.
         old.actor.mailbox.drain();
         let now = Instant::now();
-        let before = Sample::of(old.actor.mailbox.calls().figures());
+        let before = Sample::of(old.actor.mailbox.calls().figures(), old.actor.worker.as_deref());
         slot.warm = Some(Warm { running: old, before, until: now + probation, drained: Some(now + drain) });
     }
 
@@ -61,7 +64,10 @@ impl Task {
             }
             let mailbox = &running.actor.mailbox;
             let hang = mailbox.hang().map(|hang| hang.to_string());
-            let why = hang.or_else(|| limits.verdict(&warm.before, &Sample::of(mailbox.calls().figures())));
+            let worker = running.actor.worker.as_deref();
+            let so_far = Sample::of(mailbox.calls().figures(), worker);
+            let death = worker.filter(|_| limits.dies(&warm.before, &so_far)).map(worker::Figures::fault);
+            let why = hang.or(death).or_else(|| limits.verdict(&warm.before, &so_far));
             match why {
                 Some(why) => failed.push((file.clone(), why)),
                 None if warm.until <= now => passed.push(file.clone()),
@@ -90,7 +96,7 @@ impl Task {
         self.steps.spawn(async move { shared.config.trust.ran(&manifest).await });
     }
 
-    /// Serves the old generation again, and ends the new one. Its content is not loaded again until the file changes.
+    /// Serves the old generation again, and ends the new one; what waited for that goes to the old one. Its content is not loaded again until the file changes.
     pub(super) fn roll_back(&mut self, file: &Arc<str>, why: &str, by: By) -> Result<(), String> {
         let nothing = || {
             "there is no older generation to go back to: one is kept for plugins.probation after a reload".to_owned()
@@ -101,15 +107,20 @@ impl Task {
         }
         let warm = slot.warm.take().ok_or_else(nothing)?;
         let mailbox = warm.running.actor.mailbox.clone();
+        mailbox.hold();
         mailbox.reopen();
         // Both at once: it is routed to again, and gets the greeting that those get who missed what was before.
         if let Err(taken) = self.shared.modules.install(warm.running.offer(file, slot.place)) {
             mailbox.drain();
+            mailbox.release();
             slot.warm = Some(warm);
             return Err(Refusal::from(taken).to_string());
         }
         let (hash, back_to) = (warm.running.hash, warm.running.actor.generation);
-        let Some(bad) = slot.running.replace(warm.running) else { return Ok(()) };
+        let Some(bad) = slot.running.take() else { return Ok(()) };
+        let old = slot.running.insert(warm.running);
+        // What it has not begun with is safe to give to another.
+        bad.give_back(old);
         let generation = bad.actor.generation;
         let refusal = Refusal::RolledBack { generation: generation.0, version: bad.version(), why: why.to_owned() };
         tracing::error!(file = &**file, %generation, %back_to, by = by.name(), why, "rolled back");
