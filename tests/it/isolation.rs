@@ -57,6 +57,7 @@ async fn is_back(peer: &mut Peer, after: &str) {
     let answer = peer.response_within(id, BACK_WITHIN).await;
     assert_eq!(answer["body"], json!({ "ok": true }), "after {after}: {answer}");
     assert!(begun.elapsed() < BACK_WITHIN, "after {after} it took {:?}", begun.elapsed());
+    println!("after {after}: answered again within {:?}", begun.elapsed());
 }
 
 /// Tells the module to go wrong; its caller is to be told `expected`, others nothing.

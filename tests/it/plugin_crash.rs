@@ -115,6 +115,7 @@ async fn ends_the_daemon(fault: &str, expected: &str) {
     let begun = Instant::now();
     let again = Setup::master().plugins(&["echo", "faulty", "versioned_v1"]).state(state).start().await;
     assert!(begun.elapsed() < PROCESS);
+    println!("after {fault}: another master is ready within {:?}", begun.elapsed());
     let address = again.address();
     let mut peer = Peer::admin(address, "client").await;
     let told = listed(&mut peer, "faulty").await;

@@ -344,9 +344,9 @@ async fn row_10_a_library_with_a_thread_inside_stays_mapped_and_is_unmapped_when
     master.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn row_12_calls_in_flight_end_in_the_old_generation_and_one_that_takes_too_long_is_cut_off() {
-    let (master, address) = master(&[], &[("plugins.drain", "2s")]).await;
+async fn is_replaced_with_calls_in_flight(isolation: &str) {
+    let settings = [("plugins.drain", "2s"), ("plugins.versioned.isolation", isolation)];
+    let (master, address) = master(&[], &settings).await;
     let mut peer = Peer::admin(address, "client").await;
     let mut observer = Peer::admin(address, "observer").await;
     put(&master, "versioned.so", &content("versioned_v1"));
@@ -365,4 +365,14 @@ async fn row_12_calls_in_flight_end_in_the_old_generation_and_one_that_takes_too
     assert_eq!(words(&peer.response(endless).await), "module versioned failed: it was replaced before it answered");
     assert_eq!(peer.request("versioned", json!({})).await["body"]["version"], 2);
     master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_12_calls_in_flight_end_in_the_old_generation_and_one_that_takes_too_long_is_cut_off() {
+    is_replaced_with_calls_in_flight("thread").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_12_calls_in_flight_end_in_the_old_worker_and_one_that_takes_too_long_is_cut_off() {
+    is_replaced_with_calls_in_flight("process").await;
 }
