@@ -181,9 +181,11 @@ async fn row_18_a_worker_that_is_stopped_from_outside_is_replaced() {
     is_back(&mut peer, "its start").await;
     let before = status(&mut peer, "faulty").await["worker"]["pid"].clone();
     kill_process(raw(&before), Signal::STOP).expect("the worker runs");
+    let stopped_at = Instant::now();
     let answer = order(&mut peer, "ok").await;
     let stopped = "was restarted: its worker was killed: it had been stopped from outside";
     assert!(error_of(&answer).contains(stopped), "{answer}");
+    println!("its caller was told after {:?}", stopped_at.elapsed());
     is_back(&mut peer, "SIGSTOP").await;
     assert_ne!(status(&mut peer, "faulty").await["worker"]["pid"], before);
     master.shutdown().await;
