@@ -166,6 +166,46 @@ async fn row_5_a_hundred_calls_of_a_handler_that_hangs_in_a_worker_all_end_and_a
     master.shutdown().await;
 }
 
+async fn tells_handlers_their_time(isolation: &str) {
+    let settings = [("requests.deadline", "20s"), ("plugins.faulty.isolation", isolation)];
+    let (master, address) = master(&["echo", "faulty"], &settings).await;
+    let mut peer = Peer::admin(address, "client").await;
+    let mut server = Peer::monitor(address, "chat-server-1", "chat").await;
+    // Of a message that the master has passed on to its own monitor, too.
+    let own_monitor = json!({
+        "do": "requestModule", "target": "master-server-1", "module": "faulty", "payload": { "do": "left" },
+    });
+    for answer in [
+        peer.request("faulty", json!({ "do": "left" })).await,
+        server.request("faulty", json!({ "do": "left" })).await,
+        peer.request("echo", own_monitor).await,
+    ] {
+        assert!((1..=20_000).contains(&answer["body"]["left_ms"].as_u64().unwrap_or_default()), "{answer}");
+    }
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_can_read_how_much_time_its_call_has() {
+    tells_handlers_their_time("thread").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_in_a_worker_can_read_how_much_time_its_call_has() {
+    tells_handlers_their_time("process").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_is_slow_is_reported_by_its_name_and_takes_calls_all_the_same() {
+    let (master, address) = master(&["faulty"], &[("plugins.slow", "50ms")]).await;
+    let mut peer = Peer::admin(address, "client").await;
+    for what in ["ok", "stall", "ok"] {
+        assert_eq!(peer.request("faulty", json!({ "do": what })).await["body"], json!({ "ok": true }));
+    }
+    master.wait_log(r#"slow handler handler="clientHandler of module faulty""#).await;
+    master.shutdown().await;
+}
+
 async fn replies_never_or_late(isolation: &str) {
     let settings = [
         ("requests.deadline", "1s"),

@@ -1,5 +1,7 @@
 //! Versions that do worse than the one before, and the way back to it: by themselves, and by hand.
 
+use std::{collections::BTreeSet, fs};
+
 use muster_tests::{
     cli::muster,
     daemon::Daemon,
@@ -164,6 +166,38 @@ async fn row_11_calls_that_waited_behind_one_that_hangs_are_answered_by_the_vers
     }
     is_rolled_back(&mut observer, old, "clientHandler of module versioned has not returned").await;
     drop(master.kill().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_file_ends_the_probation_of_the_one_before_so_that_one_generation_is_kept() {
+    let (master, mut peer, first) = replaced_by_fickle("thread", "none", "0", &[("plugins.probation", "1h")]).await;
+    put(&master, "versioned.so", &content("versioned_v2"));
+    let next = |plugin: &Value| plugin["generation"].as_u64() > Some(first + 1) && plugin["draining"] == json!([]);
+    let third = until(&mut peer, "versioned", "the first one is unloaded", next).await;
+    let kept = third["probation"]["keptGeneration"].as_u64();
+    assert!(kept > Some(first) && kept < third["generation"].as_u64(), "the second one: {third}");
+    let maps = fs::read_to_string(format!("/proc/{}/maps", master.pid())).expect("the master runs");
+    let mapped: BTreeSet<&str> = maps.lines().filter_map(|line| line.split("/versioned-").nth(1)).collect();
+    assert_eq!(mapped.len(), 2, "what serves and what is kept: {mapped:?}");
+    master.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_probation_nothing_is_kept_and_nobody_is_judged() {
+    let (master, address) = master(&[], &[("plugins.probation", "0s"), ("plugins.versioned.fault", "error")]).await;
+    let mut peer = Peer::admin(address, "observer").await;
+    put(&master, "versioned.so", &content("versioned_v1"));
+    until_version(&mut peer, "versioned", "1.").await;
+    put(&master, "versioned.so", &content("fickle"));
+    let told = until_version(&mut peer, "versioned", "2.").await;
+    assert_eq!(told["probation"], Value::Null);
+    for _ in 0..50 {
+        assert_eq!(words(&peer.request("versioned", json!({})).await), "fickle was told to fail");
+    }
+    let told =
+        until(&mut peer, "versioned", "the first one is unloaded", |plugin| plugin["draining"] == json!([])).await;
+    assert_eq!((&told["state"], &told["errors"]), (&json!("running"), &json!(50)), "{told}");
+    master.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
