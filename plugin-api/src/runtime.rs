@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context as TaskContext, Poll, Wake, Waker},
@@ -328,6 +328,7 @@ impl Drop for Runtime {
             drop(fence(move || drop(live)));
         }
         PANIC_LOG.with(|log| log.take());
+        drop(of_other_threads().take());
     }
 }
 
@@ -534,16 +535,25 @@ thread_local! {
     static PANIC_LOG: RefCell<Option<HostObj>> = const { RefCell::new(None) };
 }
 
+/// Where panics go on threads that have no runtime: the author's own. Empty before the library is unmapped.
+static OF_OTHER_THREADS: Mutex<Option<HostObj>> = Mutex::new(None);
+
+fn of_other_threads() -> MutexGuard<'static, Option<HostObj>> {
+    OF_OTHER_THREADS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Sends what panics say to the host's log, and nowhere else.
 ///
 /// The closure captures nothing, so the hook is no allocation that an unload would leak, and std's own hook, whose
 /// backtrace printer maps every library for good, never runs.
 pub(crate) fn log_panics_to(host: &HostObj) {
     PANIC_LOG.with(|log| log.replace(Some(host.clone())));
+    of_other_threads().replace(host.clone());
     std::panic::set_hook(Box::new(|info| {
         let host = PANIC_LOG.try_with(|log| log.try_borrow().ok().and_then(|host| host.clone()));
-        // A thread that is ending has no log any more.
-        if let Ok(Some(host)) = host {
+        // A thread that is ending has none of its own any more.
+        let host = host.ok().flatten().or_else(|| of_other_threads().clone());
+        if let Some(host) = host {
             host.log(kind::EVERYONE, 1, RStr::from_str(&info.to_string()), RStr::from_str(""));
         }
     }));

@@ -40,6 +40,7 @@ async fn panics_again_and_again(isolation: &str) {
         json!({ "ok": true }),
         "a panic in a thread of its own is no handler's: {in_a_thread}"
     );
+    master.wait_log("faulty was told to panic").await;
     let served = listed(&mut peer, "faulty").await["generation"].clone();
     fs::write(&file, "").expect("a file");
     let reload = muster(&["plugin", "reload", "faulty", "--master", &address.to_string()]).await;

@@ -179,6 +179,8 @@ fn described(plugin: &Value, now: Duration) -> String {
     rows.push(vec!["since".to_owned(), age(&plugin["since"], now)]);
     rows.extend(plain.map(|(title, key)| vec![title.to_owned(), cell(known(plugin, key))]));
     if let Some(limits) = plugin["worker"]["limits"].as_object() {
+        let [pid, deaths, restarts] = fields(&plugin["worker"], ["pid", "deaths", "restarts"]);
+        rows.push(vec!["worker".to_owned(), format!("process {pid}, {deaths} deaths, {restarts} restarts")]);
         let in_force = limits.iter().filter(|(name, limit)| *name != "group" && !limit.is_null());
         let in_force: Vec<String> = in_force.map(|(name, limit)| format!("{name} {limit}")).collect();
         let in_force = if in_force.is_empty() { render::NOTHING.to_owned() } else { in_force.join(", ") };
@@ -339,7 +341,7 @@ mod tests {
             "version": "1.2.3", "hash": "ab12", "size": 4096, "api": "1.0.0", "compiler": "rustc 1.95", "pinned": true,
             "calls": 30, "errors": 5, "panics": 2, "timeouts": 1, "unclaimedReplies": 6, "p50Ms": 1.5, "p99Ms": 20.25, "cpuMs": 77,
             "handover": "with the state of generation 3",
-            "worker": {"limits": {"memory": 1024, "files": null, "tasks": 8, "group": "/sys/fs/cgroup/m/worker-1-1"}}, "modules": [{"id": "echo"}, {"id": "other"}],
+            "worker": {"pid": 77, "deaths": 2, "restarts": 2, "limits": {"memory": 1024, "files": null, "tasks": 8, "group": "/sys/fs/cgroup/m/worker-1-1"}}, "modules": [{"id": "echo"}, {"id": "other"}],
             "candidate": {"generation": 5, "version": "1.3.0", "step": "handing-over"},
         });
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -368,6 +370,7 @@ mod tests {
             "p99 (ms) 20.25",
             "CPU time (ms) 77",
             "state handed over with the state of generation 3",
+            "worker process 77, 2 deaths, 2 restarts",
             "limits memory 1024, tasks 8",
             "control group /sys/fs/cgroup/m/worker-1-1",
             "candidate generation 5 (version 1.3.0): handing-over",
