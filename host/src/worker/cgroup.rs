@@ -144,21 +144,14 @@ impl Delegation {
         let name = format!("{WORKER}{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed));
         let group = Group(Grouped { directory: self.group.join(name), controllers: self.controllers });
         make(group.directory())?;
-        let set = settings(limits, self.controllers).into_iter().try_for_each(|(file, value)| {
+        for (file, value) in settings(limits, self.controllers) {
             match put(group.directory(), file, &value) {
                 // There is no such file where swap is not counted.
-                Err(error) if error.kind() == ErrorKind::NotFound && file == SWAP => Ok(()),
-                other => other,
-            }
-        });
-        match set {
-            Ok(()) => Ok(group),
-            Err(error) => {
-                // Nobody was in it.
-                drop(group.end());
-                Err(error)
+                Err(error) if error.kind() == ErrorKind::NotFound && file == SWAP => {}
+                other => other?,
             }
         }
+        Ok(group)
     }
 
     /// Removes what daemons that were killed have left: their workers went with them.
@@ -199,17 +192,19 @@ impl Group {
         self.0.clone()
     }
 
-    /// Ends what is left in it, and removes it. Says why the worker died, if that was because of its memory.
-    pub(super) fn end(self) -> Option<String> {
+    /// Why the worker died, if that was because of its memory.
+    pub(super) fn fate(&self) -> Option<String> {
         let events = fs::read_to_string(self.directory().join("memory.events")).unwrap_or_default();
         let starved = events.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|kills| kills != "0");
-        // Kernels before 5.14 have no such file; then only what is of the worker's process group has been killed.
-        put(self.directory(), "cgroup.kill", "1").unwrap_or(());
-        self.remove();
         starved.then(|| "its worker was killed: it had taken more memory than its control group may have".to_owned())
     }
+}
 
-    fn remove(&self) {
+impl Drop for Group {
+    /// Ends what is left in it, and removes it.
+    fn drop(&mut self) {
+        // Kernels before 5.14 have no such file; then only what is of the worker's process group has been killed.
+        put(self.directory(), "cgroup.kill", "1").unwrap_or(());
         let until = Instant::now() + GONE_WITHIN;
         while let Err(error) = fs::remove_dir(self.directory()) {
             if error.kind() != ErrorKind::ResourceBusy || Instant::now() >= until {
@@ -345,11 +340,14 @@ mod tests {
         assert!(!given.join("worker-1-1").exists(), "of a daemon that is no more");
         let group = delegation.divide(&Limits { memory: Some(1), ..Limits::default() }).unwrap();
         assert!(group.directory().starts_with(&given) && group.directory().exists());
-        let directory = group.directory().to_owned();
-        assert_eq!((group.end(), directory.exists()), (None, false));
-        let group = delegation.divide(&Limits::default()).unwrap();
-        fs::write(group.directory().join("memory.events"), "low 0\noom 1\noom_kill 2\n").unwrap();
-        assert!(group.end().is_some_and(|why| why.contains("more memory")), "the kernel removes its files by itself");
+        let (directory, events) = (group.directory().to_owned(), group.directory().join("memory.events"));
+        assert_eq!(group.fate(), None);
+        fs::write(&events, "low 0\noom 1\noom_kill 2\n").unwrap();
+        assert!(group.fate().is_some_and(|why| why.contains("more memory")));
+        // The kernel does that.
+        fs::remove_file(events).unwrap();
+        drop(group);
+        assert!(!directory.exists());
     }
 
     #[test]

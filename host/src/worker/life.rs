@@ -323,7 +323,8 @@ impl Life {
         let delivered = std::mem::take(&mut state.delivered);
         let in_hand = state.turns.front().map(|turn| turn.number);
         let created = state.created.take().and_then(Result::err);
-        let starved = self.group.take().and_then(Group::end);
+        // The group goes with this, and all that is left in it.
+        let starved = self.group.as_ref().and_then(Group::fate);
         let told = state.verdict.take().or(created).or(starved);
         Death::of(status, told, state.stopped, delivered, in_hand)
     }
