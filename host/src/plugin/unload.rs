@@ -14,7 +14,7 @@ use std::{
 };
 
 use muster_plugin_api::loader::{self, Mapped};
-use procfs::process::{MMPermissions, MMapPath, Process};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 use tokio::sync::oneshot;
 
 use super::{elf::Facts, recorder::Plate};
@@ -93,7 +93,7 @@ enum Trace {
     Unseen,
     /// It is at an instruction of it.
     Code,
-    /// It has an address in it on its stack: this many words from the end that moves, of so many.
+    /// It has an address of its code on its stack: this many words from the end that moves, of so many.
     Stack { depth: usize, of: usize },
 }
 
@@ -245,20 +245,19 @@ impl Leftover {
 
 /// How many bytes of address space a file holds.
 fn mapped_bytes(path: &Path) -> u64 {
-    ranges_of(path).iter().map(|(start, end)| end - start).sum()
+    ranges(|map| is_of(map, path)).iter().map(|(start, end)| end - start).sum()
 }
 
-fn ranges_of(path: &Path) -> Vec<(u64, u64)> {
+/// The parts of the address space that are like this.
+fn ranges(like: impl Fn(&MemoryMap) -> bool) -> Vec<(u64, u64)> {
     let maps = Process::myself().and_then(|process| process.maps());
     let maps = maps.map(|maps| maps.0).unwrap_or_default();
-    maps.into_iter()
-        .filter(|map| matches!(&map.pathname, MMapPath::Path(mapped) if is_of(mapped, path)))
-        .map(|map| map.address)
-        .collect()
+    maps.into_iter().filter(|map| like(map)).map(|map| map.address).collect()
 }
 
-/// The kernel marks files that are removed.
-fn is_of(mapped: &Path, path: &Path) -> bool {
+/// Whether the file is mapped there. The kernel marks files that are removed.
+fn is_of(map: &MemoryMap, path: &Path) -> bool {
+    let MMapPath::Path(mapped) = &map.pathname else { return false };
     mapped == path || mapped.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map(Path::new) == Some(path)
 }
 
@@ -297,7 +296,9 @@ impl Bystanders {
 /// The threads that came after the library and may be inside it, by name and why. Conservative: it may name one that is
 /// only about to forget, but none that is inside is left out.
 fn threads_inside(path: &Path, bystanders: &Bystanders) -> Vec<String> {
-    let library = ranges_of(path);
+    // Whoever is inside returns into its code. Addresses of its data say nothing: where it is now, there was memory for other
+    // purposes before, of which words may be left on any stack.
+    let code = ranges(|map| is_of(map, path) && map.perms.contains(MMPermissions::EXECUTE));
     let me = rustix::thread::gettid().as_raw_nonzero().get();
     let mut suspects: Vec<(i32, Trace)> = {
         let host = host_threads();
@@ -306,8 +307,8 @@ fn threads_inside(path: &Path, bystanders: &Bystanders) -> Vec<String> {
     };
     let begin = Instant::now();
     loop {
-        let stacks = writable_ranges();
-        suspects.retain_mut(|(tid, trace)| match look_for(*tid, &library, &stacks) {
+        let stacks = ranges(|map| map.perms.contains(MMPermissions::WRITE));
+        suspects.retain_mut(|(tid, trace)| match look_for(*tid, &code, &stacks) {
             None => false,
             Some(found) => {
                 *trace = found;
@@ -324,7 +325,7 @@ fn threads_inside(path: &Path, bystanders: &Bystanders) -> Vec<String> {
 }
 
 /// What of the library a thread has, if any.
-fn look_for(tid: i32, library: &[(u64, u64)], stacks: &[(u64, u64)]) -> Option<Trace> {
+fn look_for(tid: i32, code: &[(u64, u64)], stacks: &[(u64, u64)]) -> Option<Trace> {
     let unseen = || begun(tid).map(|_| Trace::Unseen);
     // Gone, or a kernel that does not tell; then its existence has to do.
     let Ok(syscall) = fs::read_to_string(format!("/proc/self/task/{tid}/syscall")) else { return unseen() };
@@ -333,7 +334,7 @@ fn look_for(tid: i32, library: &[(u64, u64)], stacks: &[(u64, u64)]) -> Option<T
     let (Some(pc), Some(sp)) = (words.next().and_then(hexadecimal), words.next().and_then(hexadecimal)) else {
         return unseen();
     };
-    if within(pc, library) {
+    if within(pc, code) {
         return Some(Trace::Code);
     }
     let (_, top) = stacks.iter().find(|(start, end)| (*start..*end).contains(&sp))?;
@@ -344,13 +345,7 @@ fn look_for(tid: i32, library: &[(u64, u64)], stacks: &[(u64, u64)]) -> Option<T
         return unseen();
     };
     let words = stack[..read].chunks_exact(8).filter_map(|word| word.try_into().ok()).map(u64::from_ne_bytes);
-    words.zip(0..).find(|(word, _)| within(*word, library)).map(|(_, depth)| Trace::Stack { depth, of: read / 8 })
-}
-
-fn writable_ranges() -> Vec<(u64, u64)> {
-    let maps = Process::myself().and_then(|process| process.maps());
-    let maps = maps.map(|maps| maps.0).unwrap_or_default();
-    maps.into_iter().filter(|map| map.perms.contains(MMPermissions::WRITE)).map(|map| map.address).collect()
+    words.zip(0..).find(|(word, _)| within(*word, code)).map(|(_, depth)| Trace::Stack { depth, of: read / 8 })
 }
 
 fn within(address: u64, ranges: &[(u64, u64)]) -> bool {
