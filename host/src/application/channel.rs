@@ -12,7 +12,8 @@
 //!   | {"refused":"why"} ---------------------------------------------> |  a line that was none of these
 //! ```
 //!
-//! Events are those of [`muster_plugin_api::Event`], as JSON. The path of the socket is in [`VARIABLE`]. Only processes of
+//! Events are those of [`muster_plugin_api::Event`], as JSON. The last one, `"stopping"`, comes with the SIGTERM that ends the
+//! program, which may be faster: a program that has something to do first must not let the signal alone end it. The path of the socket is in [`VARIABLE`]. Only processes of
 //! the same user get in, and of several the latest; a program that connects again is greeted again.
 
 use std::{
