@@ -18,6 +18,7 @@ pub mod ids;
 mod link;
 mod log;
 mod master;
+mod memory;
 mod modules;
 pub mod monitor;
 mod net;

@@ -23,7 +23,7 @@ use super::{
     stage::Stage,
     trust::Trust,
 };
-use crate::ids::Generation;
+use crate::{ids::Generation, memory};
 
 /// How many children vet at a time: one that loops holds a place for [`PREFLIGHT_TIMEOUT`](super::PREFLIGHT_TIMEOUT).
 const PREFLIGHTS_AT_ONCE: usize = 16;
@@ -106,7 +106,12 @@ impl Vetter {
         let generation = Generation(GENERATIONS.fetch_add(1, Ordering::Relaxed));
         let written = tokio::task::spawn_blocking({
             let (stage, stem) = (self.stage.clone(), stem.clone());
-            move || stage.write(&stem, generation, &settled)
+            move || {
+                let written = stage.write(&stem, generation, &settled);
+                drop(settled);
+                memory::give_back();
+                written
+            }
         });
         let path = match written.await.map_err(io::Error::from).flatten() {
             Ok(path) => path,
