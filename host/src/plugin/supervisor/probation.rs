@@ -96,7 +96,8 @@ impl Task {
         self.steps.spawn(async move { shared.config.trust.ran(&manifest).await });
     }
 
-    /// Serves the old generation again, and ends the new one; what waited for that goes to the old one. Its content is not loaded again until the file changes.
+    /// Serves the old generation again, and ends the new one; what waited for that goes to the old one. The content of the
+    /// new one is not loaded again until the file changes.
     pub(super) fn roll_back(&mut self, file: &Arc<str>, why: &str, by: By) -> Result<(), String> {
         let nothing = || {
             "there is no older generation to go back to: one is kept for plugins.probation after a reload".to_owned()
