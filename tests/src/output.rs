@@ -7,6 +7,9 @@ use tokio::sync::watch;
 
 use crate::deadline::soon;
 
+/// How much of the output a failure shows: a busy master writes hundreds of thousands of lines.
+const LINES_SHOWN: usize = 500;
+
 /// Growing text of one stream of a process. Clones show the same text.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -88,10 +91,13 @@ impl Output {
         self.find(&format!("`{needle}`"), limit, |text| text.contains(needle).then_some(())).await;
     }
 
-    /// Shows all that was said, if the calling thread is panicking: for use in `drop`.
+    /// Shows what was said last, if the calling thread is panicking: for use in `drop`.
     pub(crate) fn show_if_panicking(&self) {
         if std::thread::panicking() {
-            eprintln!("---- {} ----\n{}", self.name, self.text());
+            let text = self.text();
+            let from = text.rmatch_indices('\n').nth(LINES_SHOWN).map_or(0, |(newline, _)| newline + 1);
+            let (before, shown) = text.split_at(from);
+            eprintln!("---- {} (after {} lines that are not shown) ----\n{shown}", self.name, before.lines().count());
         }
     }
 }

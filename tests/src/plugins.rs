@@ -41,11 +41,21 @@ pub async fn listed(peer: &mut Peer, name: &str) -> Value {
     plugins.iter().find(|plugin| plugin["name"] == name).cloned().unwrap_or_default()
 }
 
-/// Waits until what the master tells of a plugin is as it should be.
+/// Waits until what the master tells of a plugin is as it should be. What it told is in the output of a test that fails.
 pub async fn until(peer: &mut Peer, name: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
-    let peer = Mutex::new(peer);
-    eventually(what, WITHIN, || async { Some(listed(*peer.lock().await, name).await).filter(|plugin| reached(plugin)) })
-        .await
+    let before = Mutex::new((peer, Value::Null));
+    eventually(what, WITHIN, || async {
+        let (peer, told) = &mut *before.lock().await;
+        let now = listed(peer, name).await;
+        let describes =
+            |plugin: &Value| (plugin["state"].clone(), plugin["generation"].clone(), plugin["reason"].clone());
+        if describes(told) != describes(&now) {
+            println!("{name}, until {what}: {} {} {}", now["state"], now["generation"], now["reason"]);
+        }
+        *told = now;
+        Some(told.clone()).filter(|plugin| reached(plugin))
+    })
+    .await
 }
 
 /// Waits until a generation of a plugin serves whose version begins like this.
