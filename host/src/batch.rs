@@ -47,7 +47,10 @@ struct Held {
 
 /// A batch. It ends when this is dropped, on the same thread: it is not for use across an `.await`.
 #[derive(Debug)]
-pub(crate) struct Scope(PhantomData<*const ()>);
+pub(crate) struct Scope {
+    began: Instant,
+    on_this_thread: PhantomData<*const ()>,
+}
 
 /// Begins a batch on this thread: until it ends, wakes are held back.
 #[must_use = "the batch ends when this is dropped"]
@@ -63,7 +66,14 @@ pub(crate) fn begin() -> Scope {
         drop(held);
         overdue.iter().for_each(|mailbox| mailbox.rouse());
     });
-    Scope(PhantomData)
+    Scope { began: now, on_this_thread: PhantomData }
+}
+
+impl Scope {
+    /// When it began: for its messages, the time at which they came.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
 }
 
 impl Drop for Scope {

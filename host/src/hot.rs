@@ -111,7 +111,7 @@ impl Asked {
             patience_ms: None,
             responder: Some(Responder::Session(reply)),
         };
-        self.modules.route(Role::Master, "echo", call).is_ok()
+        self.modules.route(Role::Master, "echo", call, |_| Ok(())).is_ok()
     }
 
     /// Takes what waits for the module, and answers each with its own body.

@@ -55,6 +55,16 @@ pub(crate) enum Identity {
     Client(Arc<ClientIdentity>),
 }
 
+/// Where a message comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sender<'a> {
+    pub(crate) identity: &'a Identity,
+    /// Where its answer goes.
+    pub(crate) outbox: &'a Arc<Outbox>,
+    /// When it came.
+    pub(crate) arrived: Instant,
+}
+
 /// All that the sessions share.
 #[derive(Debug)]
 pub(crate) struct Master {
@@ -124,8 +134,7 @@ impl Master {
     /// Takes a message of a registered peer; `texts` is scratch memory. Returns what found no room.
     pub(crate) fn receive(
         &self,
-        from: &Identity,
-        outbox: &Arc<Outbox>,
+        from: Sender<'_>,
         payload: &[u8],
         Texts { inner, bodies }: &mut Texts,
     ) -> Option<Blocked> {
@@ -133,9 +142,9 @@ impl Master {
             self.count_dropped();
             return None;
         };
-        match (from, envelope) {
-            (_, Envelope::Request { id, module, body }) => self.route(from, outbox, Some(id), &module, body, bodies),
-            (_, Envelope::Notify { module, body }) => self.route(from, outbox, None, &module, body, bodies),
+        match (from.identity, envelope) {
+            (_, Envelope::Request { id, module, body }) => self.route(from, Some(id), &module, body, bodies),
+            (_, Envelope::Notify { module, body }) => self.route(from, None, &module, body, bodies),
             (Identity::Monitor(link), Envelope::Response { id, error, body }) => {
                 match link.pending.take(id) {
                     Some(waiter) => waiter.answer(error.as_bytes(), body.as_bytes()),
@@ -144,7 +153,7 @@ impl Master {
                 None
             }
             (Identity::Client(client), Envelope::Command { id, command, module, body }) => {
-                let reply = id.map(|id| Reply::new(outbox.clone(), Topic::Client, id));
+                let reply = id.map(|id| Reply::new(from.outbox.clone(), Topic::Client, id));
                 self.command(client, reply, &command, &module, body);
                 None
             }
@@ -158,29 +167,30 @@ impl Master {
 
     fn route(
         &self,
-        from: &Identity,
-        outbox: &Arc<Outbox>,
+        Sender { identity, outbox, arrived }: Sender<'_>,
         id: Option<ReqId>,
         module: &str,
         body: &str,
         bodies: &mut Bodies,
     ) -> Option<Blocked> {
-        let (source, topic) = match from {
+        let (source, topic) = match identity {
             Identity::Monitor(link) => (Source::Server(link.identity.clone()), Topic::Monitor),
-            Identity::Client(client) => {
-                self.order(client, outbox, id.as_ref(), module, body)?;
-                (Source::Client(client.clone()), Topic::Client)
-            }
+            Identity::Client(client) if self.order(client, outbox, id.as_ref(), module, body) => return None,
+            Identity::Client(client) => (Source::Client(client.clone()), Topic::Client),
             Identity::Nobody => return None,
         };
+        let kind = orders::kind(id.as_ref());
         let call = Call {
             source,
             body: bodies.own(body),
-            arrived: Instant::now(),
+            arrived,
             patience_ms: None,
             responder: id.map(|id| Responder::Session(Reply::new(outbox.clone(), topic, id))),
         };
-        self.modules.deliver(Role::Master, module, call)
+        self.modules.deliver_if(Role::Master, module, call, |manifest| match identity {
+            Identity::Client(client) => self.permit(client, kind, manifest, body),
+            Identity::Monitor(_) | Identity::Nobody => Ok(()),
+        })
     }
 
     /// Takes note that a connection is gone.

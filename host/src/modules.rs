@@ -4,6 +4,7 @@
 //! old generation or all of them in the new one.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -93,6 +94,8 @@ pub(crate) enum Rejected {
     Unknown(Call),
     /// The module is disabled.
     Disabled(Call),
+    /// Whoever sent it may not: why, in the original's words.
+    Forbidden(Call, &'static str),
     /// Its library is in no state to take calls: what completes "module X ".
     Unfit(Call, Box<str>),
     /// The mailbox has no room; [`Modules::space`] tells when it is worth while to route again.
@@ -172,17 +175,28 @@ impl Modules {
         Modules { slow, ..self }
     }
 
-    /// Hands a message to the module `id`.
+    /// Hands a message to the module `id`, if `may`, which is asked once, has nothing against it. The order of checks is the
+    /// original's: unknown, disabled, not permitted.
     ///
     /// # Errors
     /// The call comes back, with whoever waits for it.
-    pub(crate) fn route(&self, role: Role, id: &str, call: Call) -> Result<(), Rejected> {
+    pub(crate) fn route(
+        &self,
+        role: Role,
+        id: &str,
+        call: Call,
+        may: impl FnOnce(&Manifest) -> Result<(), &'static str>,
+    ) -> Result<(), Rejected> {
+        let may = Cell::new(Some(may));
         let load = || self.routes.load();
         let is_same = |one: &Guard<Arc<Routes>>, other: &Guard<Arc<Routes>>| Arc::ptr_eq(one, other);
         let handed = switch::hand_over(call, load, is_same, |routes, call| {
             let Some(route) = routes.of(role).get(id) else { return Attempt::Over(Err(Rejected::Unknown(call))) };
             if !route.is_enabled() {
                 return Attempt::Over(Err(Rejected::Disabled(call)));
+            }
+            if let Some(Err(text)) = may.take().map(|may| may(&route.manifest)) {
+                return Attempt::Over(Err(Rejected::Forbidden(call, text)));
             }
             let patience = call.patience_ms.map(|ms| Duration::from_millis(ms.into()));
             let deadline = call.arrived + patience.or(route.deadline()).unwrap_or(self.deadline);

@@ -35,7 +35,7 @@ use self::{
 use crate::{
     batch,
     ids::ConnId,
-    master::{Admission, Identity, Master},
+    master::{Admission, Identity, Master, Sender},
     modules::{call::Outcome, deliver::Blocked},
     net::Place,
     wire::{
@@ -316,7 +316,7 @@ impl Session {
 
     /// Handles complete packets as one batch, until one needs time. Says how many bytes they were.
     fn handle_packets(&mut self, input: &[u8], texts: &mut Texts) -> Result<(Step, usize), End> {
-        let _batch = batch::begin();
+        let batch = batch::begin();
         let mut used = 0;
         while self.finish_by.is_none() {
             let limits = self.master.limits();
@@ -334,7 +334,8 @@ impl Session {
                     Err(_) => self.master.count_dropped(),
                 },
                 Action::Message { payload } => {
-                    if let Some(blocked) = self.master.receive(&self.identity, &self.outbox, payload, texts) {
+                    let from = Sender { identity: &self.identity, outbox: &self.outbox, arrived: batch.began() };
+                    if let Some(blocked) = self.master.receive(from, payload, texts) {
                         return Ok((Step::Wait(Box::new(blocked)), used));
                     }
                 }

@@ -25,9 +25,26 @@ const ROLES: &str = "__roles__";
 pub(crate) const HOSTED: [&str; 3] = [plugin::MODULE, rpc::MODULE, ROLES];
 
 impl Master {
-    /// Judges what a client wants of a module. `Some` when its module may be asked; else it has been answered.
+    /// Judges what a client wants of a module that is served, and writes the audit.
     ///
-    /// The order of checks is the original's: unknown, disabled, not permitted.
+    /// # Errors
+    /// The original's text, if it may not.
+    pub(super) fn permit(
+        &self,
+        client: &ClientIdentity,
+        kind: &'static str,
+        manifest: &Manifest,
+        body: &str,
+    ) -> Result<(), &'static str> {
+        let asked = self.roles.load().asked(&manifest.id, &manifest.commands, body);
+        let permitted = asked.permit(client);
+        if permitted.is_err() || !(asked.only_looks || is_further_piece(&asked)) {
+            audit::record(client, kind, &manifest.id, &asked, permitted);
+        }
+        permitted
+    }
+
+    /// Does what a client wants of a module that is the host's own; says whether it is one.
     pub(super) fn order(
         &self,
         client: &Arc<ClientIdentity>,
@@ -35,56 +52,19 @@ impl Master {
         id: Option<&ReqId>,
         module: &str,
         body: &str,
-    ) -> Option<()> {
-        let reply = || id.map(|id| Reply::new(outbox.clone(), Topic::Client, id.clone()));
-        let refuse = |text: &str| {
-            if let Some(reply) = reply() {
-                reply.refuse(text);
-            }
-            None
-        };
-        if let Some(manifest) = hosted(module) {
-            self.permit(client, reply, &manifest, body)?;
-            if let Some(reply) = reply() {
-                match module {
-                    ROLES => answer(Some(reply), Ok(self.roles())),
-                    rpc::MODULE => self.about_rpc(reply, body),
-                    _ => self.about_plugins(client, reply, body),
-                }
-            }
-            return None;
+    ) -> bool {
+        let Some(manifest) = hosted(module) else { return false };
+        let reply = id.map(|id| Reply::new(outbox.clone(), Topic::Client, id.clone()));
+        match (self.permit(client, kind(id), &manifest, body), reply) {
+            (Err(text), reply) => answer(reply, Err(wire::error_object(text))),
+            (Ok(()), None) => {}
+            (Ok(()), Some(reply)) => match module {
+                ROLES => answer(Some(reply), Ok(self.roles())),
+                rpc::MODULE => self.about_rpc(reply, body),
+                _ => self.about_plugins(client, reply, body),
+            },
         }
-        // Not left to the delivery: a module that appears in between would get what nobody has judged.
-        let Some(route) = self.modules.find(Role::Master, module) else {
-            return refuse(&wire::unknown_module(module));
-        };
-        if !route.is_enabled() {
-            return refuse(&wire::disabled_module(module));
-        }
-        self.permit(client, reply, &route.manifest, body).map(drop)
-    }
-
-    /// Asks the table, writes the audit, and refuses.
-    fn permit<'a>(
-        &self,
-        client: &ClientIdentity,
-        reply: impl Fn() -> Option<Reply>,
-        manifest: &Manifest,
-        body: &'a str,
-    ) -> Option<Asked<'a>> {
-        let asked = self.roles.load().asked(&manifest.id, &manifest.commands, body);
-        let permitted = asked.permit(client);
-        if permitted.is_err() || !(asked.only_looks || is_further_piece(&asked)) {
-            let kind = if reply().is_some() { "request" } else { "notify" };
-            audit::record(client, kind, &manifest.id, &asked, permitted);
-        }
-        match permitted {
-            Ok(()) => Some(asked),
-            Err(text) => {
-                answer(reply(), Err(wire::error_object(text)));
-                None
-            }
-        }
+        true
     }
 
     /// The whole table, as it is now.
@@ -105,6 +85,11 @@ impl Master {
         };
         json!({ "roles": manifests.iter().flat_map(of_module).collect::<Vec<_>>() })
     }
+}
+
+/// How a message with or without an id came, in the audit.
+pub(super) fn kind(id: Option<&ReqId>) -> &'static str {
+    if id.is_some() { "request" } else { "notify" }
 }
 
 fn hosted(module: &str) -> Option<Manifest> {

@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use muster_plugin_api::Role;
+use muster_plugin_api::{Manifest, Role};
 use tokio::time::timeout;
 
 use super::{
     Modules, Rejected,
-    call::{Call, Responder},
+    call::{Call, Outcome, Responder},
 };
 use crate::wire;
 
@@ -32,7 +32,18 @@ pub(crate) struct Blocked {
 impl Modules {
     /// Gives a call to its module, or ends it with the original's text. Returns it if there is no room for it.
     pub(crate) fn deliver(&self, role: Role, module: &str, call: Call) -> Option<Blocked> {
-        match self.route(role, module, call) {
+        self.deliver_if(role, module, call, |_| Ok(()))
+    }
+
+    /// As [`deliver`](Modules::deliver), if `may` has nothing against it: it sees what the module that is served declares.
+    pub(crate) fn deliver_if(
+        &self,
+        role: Role,
+        module: &str,
+        call: Call,
+        may: impl FnOnce(&Manifest) -> Result<(), &'static str>,
+    ) -> Option<Blocked> {
+        match self.route(role, module, call, may) {
             Ok(()) => None,
             Err(Rejected::Full(call)) => Some(Blocked { role, module: module.to_owned(), call }),
             Err(Rejected::Unknown(call)) => {
@@ -45,6 +56,12 @@ impl Modules {
             }
             Err(Rejected::Disabled(call)) => {
                 refuse(call, &wire::disabled_module(module));
+                None
+            }
+            Err(Rejected::Forbidden(call, text)) => {
+                if let Some(responder) = call.responder {
+                    responder.end(Outcome::Answer { error: wire::error_object(text).as_bytes(), body: b"null" });
+                }
                 None
             }
         }

@@ -60,7 +60,7 @@ impl Switch {
         };
         let source = Source::Client(Arc::new(client));
         let call = Call { source, body: Bytes::new(), arrived: Instant::now(), patience_ms: None, responder: None };
-        self.modules.route(Role::Master, "m", call).is_ok()
+        self.modules.route(Role::Master, "m", call, |_| Ok(())).is_ok()
     }
 
     /// How many calls wait in a generation's mailbox; they do not afterwards.

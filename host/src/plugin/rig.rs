@@ -118,7 +118,7 @@ impl Rig {
                     patience_ms: None,
                     responder: Some(Responder::Channel(responder)),
                 };
-                let routed = self.modules.route(Role::Master, &self.module, call);
+                let routed = self.modules.route(Role::Master, &self.module, call, |_| Ok(()));
                 assert!(routed.is_ok(), "the module is served: {routed:?}");
                 ends.push(end);
             }

@@ -196,10 +196,11 @@ impl Kit {
             patience_ms: Some(u32::try_from(within.as_millis()).expect("a short time")),
             responder: Some(Responder::Channel(responder)),
         };
-        match self.modules.route(Role::Master, module, call) {
+        match self.modules.route(Role::Master, module, call, |_| Ok(())) {
             Ok(()) => Ok(end),
             Err(Rejected::Unknown(_)) => Err("unknown"),
             Err(Rejected::Disabled(_)) => Err("disabled"),
+            Err(Rejected::Forbidden(..)) => Err("forbidden"),
             Err(Rejected::Full(_)) => Err("busy"),
             Err(Rejected::Unfit(..)) => Err("unfit"),
         }
