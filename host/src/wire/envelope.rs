@@ -52,7 +52,50 @@ pub(crate) fn read<'a>(payload: &'a [u8], scratch: &'a mut String) -> Result<Env
     } else {
         std::str::from_utf8(payload).map_err(|_| NotAMessage)?
     };
-    let fields: Fields<'a> = serde_json::from_str(json).map_err(|_| NotAMessage)?;
+    as_written(json).map_or_else(|| by_fields(json), Ok)
+}
+
+/// A message exactly as the original's peers write it, with one look at each part; `None` for all others, and for what is
+/// no message.
+fn as_written(json: &str) -> Option<Envelope<'_>> {
+    if let Some(rest) = json.strip_prefix(r#"{"respId":"#) {
+        let (id, rest) = number(rest)?;
+        let body = last_value(rest.strip_prefix(r#","error":null,"body":"#)?)?;
+        return Some(Envelope::Response { id, error: "null", body });
+    }
+    let (id, rest) = match json.strip_prefix(r#"{"reqId":"#) {
+        Some(rest) => {
+            let (id, rest) = number(rest)?;
+            (Some(ReqId::Number(id)), rest.strip_prefix(',')?)
+        }
+        None => (None, json.strip_prefix('{')?),
+    };
+    let (module, rest) = rest.strip_prefix(r#""moduleId":""#)?.split_once('"')?;
+    if module.bytes().any(|byte| byte < 0x20 || byte == b'\\') {
+        return None;
+    }
+    let (module, body) = (module.into(), last_value(rest.strip_prefix(r#","body":"#)?)?);
+    Some(match id {
+        Some(id) => Envelope::Request { id, module, body },
+        None => Envelope::Notify { module, body },
+    })
+}
+
+/// A number at the beginning, as peers count: not 0, which is none to JavaScript.
+fn number(text: &str) -> Option<(u64, &str)> {
+    let end = text.bytes().position(|byte| !byte.is_ascii_digit())?;
+    let (digits, rest) = text.split_at(end);
+    Some((digits.parse().ok().filter(|_| !digits.starts_with('0'))?, rest))
+}
+
+/// A value that ends an object.
+fn last_value(text: &str) -> Option<&str> {
+    serde_json::from_str::<&RawValue>(text.strip_suffix('}')?).ok().map(RawValue::get)
+}
+
+/// A message with its fields in any order and form.
+fn by_fields(json: &str) -> Result<Envelope<'_>, NotAMessage> {
+    let fields: Fields<'_> = serde_json::from_str(json).map_err(|_| NotAMessage)?;
     fields.kind()
 }
 
@@ -348,6 +391,32 @@ mod tests {
             &format!(r#"{{"moduleId":"m","body":{deep}}}"#),
             Envelope::Notify { module: Cow::Borrowed("m"), body: &deep },
         );
+    }
+
+    #[test]
+    fn what_the_original_writes_is_read_at_a_glance() {
+        for message in [
+            r#"{"reqId":1,"moduleId":"echo","body":{"a":[1,"}"]}}"#,
+            r#"{"moduleId":"echo","body": null }"#,
+            r#"{"respId":18446744073709551615,"error":null,"body":5}"#,
+        ] {
+            assert_eq!(as_written(message), by_fields(message).ok(), "{message}");
+            assert!(as_written(message).is_some(), "{message}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_read_at_a_glance_is_what_its_fields_say(
+            start in r#"\{("(reqId|respId)":("?[0-9]{0,2}"?|18446744073709551616|-1|1e2),)?"#,
+            middle in r#"("moduleId":"([a-z]|\\"|\\u0065|\t|ü){0,3}",?|"error":(null|1),)?"#,
+            end in r#""body":([0-9]|\{\}|"[a}",]{0,2}"|null|,|"body":|"moduleId":"x"| |\}){0,4}\}?"#,
+        ) {
+            let json = format!("{start}{middle}{end}");
+            if let Some(envelope) = as_written(&json) {
+                proptest::prop_assert_eq!(Ok(envelope), by_fields(&json));
+            }
+        }
     }
 
     #[test]

@@ -1,15 +1,38 @@
 //! JSON text inside a JSON string, both ways: the original encodes most messages twice.
 //!
-//! Texts have something to escape every few bytes, so both go by words of eight bytes: a word is copied whole, and as much
-//! of it counts as comes before the first special byte.
+//! Texts have something to escape every few bytes. So both go by lanes of bytes: where its special ones are is asked once,
+//! and what is between two of them is copied as a whole lane, of which as much counts as is meant.
+
+use wide::u8x16;
 
 use super::envelope::NotAMessage;
 
 /// Bytes that are looked at together.
-const WORD: usize = 8;
+const LANE: usize = 16;
 
 /// Room is made for so much input at a time.
 const BLOCK: usize = 4096;
+
+/// What the byte after a backslash stands for; 0 where that is rare and long to get right, or wrong.
+static MEANINGS: [u8; 256] = {
+    let mut meanings = [0; 256];
+    let pairs = [
+        (b'"', b'"'),
+        (b'\\', b'\\'),
+        (b'/', b'/'),
+        (b'n', b'\n'),
+        (b't', b'\t'),
+        (b'r', b'\r'),
+        (b'b', 0x08),
+        (b'f', 0x0c),
+    ];
+    let mut at = 0;
+    while at < pairs.len() {
+        meanings[pairs[at].0 as usize] = pairs[at].1;
+        at += 1;
+    }
+    meanings
+};
 
 /// Appends JSON text as the inside of a JSON string, as `JSON.stringify` escapes it. JSON text has no control characters
 /// but white space, yet all are handled.
@@ -20,27 +43,37 @@ pub(super) fn escape(out: &mut Vec<u8>, json: &[u8]) {
 }
 
 fn escape_block(out: &mut Vec<u8>, json: &[u8]) {
-    let (mut from, mut to) = (0, out.len());
     // As a rule a byte becomes at most two.
-    out.resize(to + 2 * json.len() + WORD, 0);
-    while let Some(byte) = take_clean(json, &mut from, out, &mut to) {
-        from += 1;
-        let short = match byte {
-            b'"' | b'\\' => byte,
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            _ => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                let long = [b'\\', b'u', b'0', b'0', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
-                out[to..to + long.len()].copy_from_slice(&long);
-                to += long.len();
-                out.resize(to + 2 * (json.len() - from) + WORD, 0);
-                continue;
-            }
-        };
-        out[to..to + 2].copy_from_slice(&[b'\\', short]);
-        to += 2;
+    let room = |left: usize| 2 * left + LANE;
+    let mut to = out.len();
+    out.resize(to + room(json.len()), 0);
+    for (begin, end) in lanes(json.len()) {
+        let mut special = specials(lane(json, begin));
+        let mut from = begin;
+        while special != 0 {
+            let place = begin + special.trailing_zeros() as usize;
+            special &= special - 1;
+            copy(json, from, place, out, &mut to);
+            from = place + 1;
+            let byte = json[place];
+            let short = match byte {
+                b'"' | b'\\' => byte,
+                b'\n' => b'n',
+                b'\r' => b'r',
+                b'\t' => b't',
+                _ => {
+                    const HEX: &[u8; 16] = b"0123456789abcdef";
+                    let long = [b'\\', b'u', b'0', b'0', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+                    out[to..to + long.len()].copy_from_slice(&long);
+                    to += long.len();
+                    out.resize(to + room(json.len() - from), 0);
+                    continue;
+                }
+            };
+            out[to..to + 2].copy_from_slice(&[b'\\', short]);
+            to += 2;
+        }
+        copy(json, from, end, out, &mut to);
     }
     out.truncate(to);
 }
@@ -52,68 +85,65 @@ fn escape_block(out: &mut Vec<u8>, json: &[u8]) {
 pub(super) fn unquote(quoted: &[u8], out: &mut String) -> Result<(), NotAMessage> {
     let inside = quoted.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).ok_or(NotAMessage)?;
     let mut text = std::mem::take(out).into_bytes();
-    text.resize(inside.len() + WORD, 0);
-    let (mut from, mut to) = (0, 0);
-    while take_clean(inside, &mut from, &mut text, &mut to).is_some() {
-        text[to] = match inside[from..] {
-            [b'\\', plain @ (b'"' | b'\\' | b'/'), ..] => plain,
-            [b'\\', b'n', ..] => b'\n',
-            [b'\\', b't', ..] => b'\t',
-            [b'\\', b'r', ..] => b'\r',
-            [b'\\', b'b', ..] => 0x08,
-            [b'\\', b'f', ..] => 0x0c,
-            // Rare, and long to get right; or wrong.
-            _ => {
+    text.resize(inside.len() + LANE, 0);
+    let (mut begin, mut to) = (0, 0);
+    while begin < inside.len() {
+        let end = (begin + LANE).min(inside.len());
+        let mut special = specials(lane(inside, begin));
+        let mut from = begin;
+        while special != 0 {
+            let place = begin + special.trailing_zeros() as usize;
+            copy(inside, from, place, &mut text, &mut to);
+            let meant = match inside[place..].first_chunk() {
+                Some([b'\\', escaped]) => MEANINGS[usize::from(*escaped)],
+                _ => 0,
+            };
+            if meant == 0 {
                 *out = serde_json::from_slice(quoted).map_err(|_| NotAMessage)?;
                 return Ok(());
             }
-        };
-        to += 1;
-        from += 2;
+            text[to] = meant;
+            to += 1;
+            from = place + 2;
+            // What is escaped is not special; it may be in the next lane.
+            special &= u32::MAX.checked_shl((from - begin) as u32).unwrap_or_default();
+        }
+        if from < end {
+            copy(inside, from, end, &mut text, &mut to);
+        }
+        begin = end.max(from);
     }
     text.truncate(to);
     *out = String::from_utf8(text).map_err(|_| NotAMessage)?;
     Ok(())
 }
 
-/// Copies what comes before the next special byte, and returns that; `None` at the end. `out` has a word more of room than
-/// it needs.
-fn take_clean(text: &[u8], from: &mut usize, out: &mut [u8], to: &mut usize) -> Option<u8> {
-    loop {
-        let clean = match text[*from..].first_chunk::<WORD>() {
-            Some(word) => {
-                out[*to..*to + WORD].copy_from_slice(word);
-                first_special(*word)
-            }
-            None => {
-                let rest = &text[*from..];
-                let clean = rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len());
-                out[*to..*to + clean].copy_from_slice(&rest[..clean]);
-                clean
-            }
-        };
-        *from += clean;
-        *to += clean;
-        if clean < WORD {
-            return text.get(*from).copied();
-        }
-    }
+/// Where the lanes of so many bytes begin and end.
+fn lanes(length: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..length).step_by(LANE).map(move |begin| (begin, (begin + LANE).min(length)))
 }
 
-fn is_special(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
+/// The lane that begins there, filled up with blanks if the text ends in it.
+fn lane(text: &[u8], begin: usize) -> [u8; LANE] {
+    let rest = &text[begin..];
+    rest.first_chunk().copied().unwrap_or_else(|| {
+        let mut last = [b' '; LANE];
+        last[..rest.len()].copy_from_slice(rest);
+        last
+    })
 }
 
-/// The place of the first special byte in a word; eight if there is none.
-fn first_special(word: [u8; WORD]) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES << 7;
-    let word = u64::from_le_bytes(word);
-    // The high bit of each byte below `bound`. Above the first such byte it may be set by a borrow, below it never is.
-    let below = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word;
-    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-    let special = (below(word, 0x20) | is(b'"') | is(b'\\')) & HIGHS;
-    (special.trailing_zeros() / 8) as usize
+/// Copies at most a lane, for which `out` has room in any case.
+fn copy(text: &[u8], from: usize, end: usize, out: &mut [u8], to: &mut usize) {
+    out[*to..*to + LANE].copy_from_slice(&lane(text, from));
+    *to += end - from;
+}
+
+/// A bit for each special byte of a lane: what a JSON string has to escape.
+fn specials(lane: [u8; LANE]) -> u32 {
+    let lane = u8x16::new(lane);
+    let is_control = lane.min(u8x16::splat(0x1f)).simd_eq(lane);
+    (is_control | lane.simd_eq(u8x16::splat(b'"')) | lane.simd_eq(u8x16::splat(b'\\'))).to_bitmask()
 }
 
 #[cfg(test)]
@@ -130,13 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_special_byte_of_a_word_is_found() {
-        for place in 0..=WORD {
-            for special in (0..0x20).chain([b'"', b'\\']) {
+    fn the_special_bytes_of_a_lane_are_found() {
+        for place in 0..LANE {
+            for byte in 0..=u8::MAX {
                 for other in [b' ', b'!', b'#', b'[', b']', 0x7f, 0x80, 0xff] {
-                    let mut word = [other; WORD];
-                    word[place..].fill(special);
-                    assert_eq!(first_special(word), place, "{word:?}");
+                    let mut lane = [other; LANE];
+                    lane[place] = byte;
+                    let is_special = byte < 0x20 || byte == b'"' || byte == b'\\';
+                    assert_eq!(specials(lane), u32::from(is_special) << place, "{lane:?}");
                 }
             }
         }
