@@ -4,7 +4,7 @@
 //! one who asked, which may run out before. An entry is kept until both are over, so that a late reply is known as late.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry::Occupied},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -171,11 +171,16 @@ impl Calls {
 
     /// Ends the call as the plugin says. A call that has ended already is counted and left alone.
     pub(crate) fn end(&self, id: u64, status: u32, error: &[u8], body: &[u8]) {
+        self.end_at(Instant::now(), id, status, error, body);
+    }
+
+    /// As [`end`](Calls::end), by somebody who has looked at the clock.
+    pub(crate) fn end_at(&self, now: Instant, id: u64, status: u32, error: &[u8], body: &[u8]) {
         if id & TRACKED == 0 {
             self.note(status);
             return self.handler_ended();
         }
-        let Some((instance, by_client, waiter)) = self.take_handled(id, status) else { return };
+        let Some((instance, by_client, waiter)) = self.take_handled(now, id, status) else { return };
         if id & LIFE == 0 {
             self.note(status);
         }
@@ -337,26 +342,29 @@ impl Calls {
     }
 
     /// Notes that the handler of `id` ended. The waiter comes out, unless it has to go on waiting.
-    fn take_handled(&self, id: u64, status: u32) -> Option<(u32, bool, Option<Waiter>)> {
+    fn take_handled(&self, now: Instant, id: u64, status: u32) -> Option<(u32, bool, Option<Waiter>)> {
         let mut table = self.table();
-        let Some(entry) = table.entries.get_mut(&id).filter(|entry| !entry.handled) else {
-            self.figures.unclaimed.fetch_add(1, Ordering::Relaxed);
-            return None;
+        let mut noted = match table.entries.entry(id) {
+            Occupied(noted) if !noted.get().handled => noted,
+            _ => {
+                self.figures.unclaimed.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
         };
+        let entry = noted.get_mut();
         let (instance, by_client) = (entry.instance, entry.by_client);
         if entry.deadline.is_some() {
-            self.figures.latency.record(entry.begun.elapsed());
+            self.figures.latency.record(now.saturating_duration_since(entry.begun));
         }
         if status == status::SILENCE && matches!(entry.waiter, Some(Waiter::Caller(_))) {
             // None is silence until the deadline, as with the original.
             entry.handled = true;
             return Some((instance, by_client, None));
         }
-        let waiter = entry.waiter.take();
+        let waiter = noted.remove().waiter;
         if waiter.is_none() {
             self.figures.unclaimed.fetch_add(1, Ordering::Relaxed);
         }
-        table.entries.remove(&id);
         Some((instance, by_client, waiter))
     }
 

@@ -3,7 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use abi_stable::std_types::{RSlice, RStr, RVec};
@@ -161,7 +161,9 @@ impl HostApi for HostSide {
     }
 
     fn reply(&self, call: u64, status: u32, error: RSlice<'_, u8>, body: RSlice<'_, u8>) {
-        fence(|| self.0.mailbox.calls().end(call, status, error.as_slice(), body.as_slice()));
+        let now = Instant::now();
+        self.0.mailbox.presence().answered(now);
+        fence(|| self.0.mailbox.calls().end_at(now, call, status, error.as_slice(), body.as_slice()));
     }
 
     fn ask(&self, instance: u32, id: u64, op: u32, a: RStr<'_>, b: RStr<'_>, n: u64, body: RSlice<'_, u8>) {

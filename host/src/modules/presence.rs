@@ -28,6 +28,8 @@ pub(crate) struct Presence {
     in_plugin_since: AtomicU64,
     /// When the step under way began; a turn has one for each piece of work.
     step_since: AtomicU64,
+    /// When the step under way gave its answer, which is the last that it does; 0 before that.
+    answered: AtomicU64,
     /// With the step, for the case that the daemon dies of it.
     plate: Plate,
     tid: AtomicI32,
@@ -76,6 +78,7 @@ impl Default for Presence {
         Presence {
             in_plugin_since: zero(),
             step_since: zero(),
+            answered: zero(),
             plate: Plate::default(),
             tid: AtomicI32::new(0),
             slow_limit,
@@ -133,6 +136,7 @@ impl Presence {
     /// The thread goes into the plugin, and comes back.
     pub(super) fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
         let now = monotonic_ns();
+        self.answered.store(0, Ordering::Relaxed);
         self.in_plugin_since.store(now, Ordering::SeqCst);
         self.begin_step(Step { instance: 0, kind: 0 }, now);
         let inside = self.plate.put_up();
@@ -144,9 +148,18 @@ impl Presence {
         result
     }
 
+    /// The plugin has answered a call at this moment: its next step begins with it, and need not look at the clock.
+    pub(super) fn answered(&self, now: Instant) {
+        self.answered.store(monotonic_ns_at(now), Ordering::Relaxed);
+    }
+
     /// The plugin says what it does next. To be called on its own thread; elsewhere it means nothing.
     pub(super) fn step(&self, step: Step) {
-        let now = monotonic_ns();
+        let now = match self.answered.load(Ordering::Relaxed) {
+            0 => monotonic_ns(),
+            answered => answered,
+        };
+        self.answered.store(0, Ordering::Relaxed);
         self.end_step(now);
         self.begin_step(step, now);
     }
@@ -285,8 +298,12 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 /// Nanoseconds on the monotonic clock, from an arbitrary start; never 0.
 fn monotonic_ns() -> u64 {
+    monotonic_ns_at(Instant::now())
+}
+
+fn monotonic_ns_at(now: Instant) -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
-    nanoseconds(START.get_or_init(Instant::now).elapsed()).saturating_add(1)
+    nanoseconds(now.saturating_duration_since(*START.get_or_init(|| now))).saturating_add(1)
 }
 
 #[cfg(test)]
@@ -323,6 +340,25 @@ mod tests {
             presence.forgive(Duration::from_secs(3600));
             assert!(presence.in_step_for() < Some(Duration::from_secs(60)), "and not given time in advance");
         });
+    }
+
+    #[test]
+    fn a_step_begins_with_the_answer_of_the_one_before() {
+        let presence = Presence::default();
+        let later = Instant::now() + Duration::from_secs(60);
+        presence.enter(|| {
+            presence.step(Step { instance: 1, kind: kind::CLIENT });
+            presence.answered(later);
+            presence.step(Step { instance: 2, kind: kind::CLIENT });
+            assert_eq!(presence.in_step_for(), Some(Duration::ZERO), "in a minute");
+            presence.step(Step { instance: 3, kind: 0 });
+            assert!(presence.in_step_for() < Some(Duration::from_secs(30)));
+        });
+        let slow = presence.take_slow().expect("the first took a minute");
+        assert_eq!((slow.count, slow.step), (1, Step { instance: 1, kind: kind::CLIENT }));
+        presence.answered(later);
+        presence.enter(|| presence.step(Step { instance: 4, kind: 0 }));
+        assert_eq!(presence.take_slow(), None, "an answer of another turn");
     }
 
     #[test]
