@@ -272,7 +272,7 @@ impl Monitor {
                         }
                     }
                     Ok(Incoming::Publish { .. }) => {}
-                    Ok(Incoming::Pingreq) => drop(outbox.push(Bytes::from_static(packet::PINGRESP))),
+                    Ok(Incoming::Pingreq) => drop(outbox.push(&Bytes::from_static(packet::PINGRESP))),
                     Ok(Incoming::Pingresp) => keepalive.answered(),
                     Ok(Incoming::Disconnect) => return End::Dismissed,
                     Err(error) => return error.into(),
@@ -290,7 +290,7 @@ impl Monitor {
                 }
                 () = tokio::time::sleep_until(due) => match keepalive.tick(Instant::now()) {
                     Beat::Wait => {}
-                    Beat::Ping => drop(outbox.push(Bytes::from_static(packet::PINGREQ))),
+                    Beat::Ping => drop(outbox.push(&Bytes::from_static(packet::PINGREQ))),
                     Beat::Dead => return End::NoPong,
                 },
                 _ = sweep.tick() => self.asks.expire(Instant::now()),

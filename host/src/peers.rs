@@ -151,7 +151,7 @@ impl Peers {
         });
         let peer = Peer { identity: identity.clone(), info, outbox: outbox.clone() };
         let link = Link { identity, pending: entry.pending.clone() };
-        outbox.push(welcome);
+        outbox.push(&welcome);
         let slave = entry.primary.is_some();
         let server = peer.describe(slave);
         if slave {
@@ -159,7 +159,7 @@ impl Peers {
         } else {
             entry.primary = Some(peer);
             entry.away_since = None;
-            outbox.push_all(entry.pending.repeat(conn));
+            outbox.push_all(&entry.pending.repeat(conn));
         }
         let event = if again { Event::ServerReconnected { server } } else { Event::ServerRegistered { server } };
         (self.events)(&event);
@@ -179,7 +179,7 @@ impl Peers {
             if !entry.slaves.is_empty() {
                 // The original forgets its slaves here (Q14); real peers cannot tell that they are promoted.
                 let promoted = entry.slaves.remove(0);
-                promoted.outbox.push_all(entry.pending.repeat(promoted.identity.incarnation));
+                promoted.outbox.push_all(&entry.pending.repeat(promoted.identity.incarnation));
                 let server = promoted.describe(false);
                 entry.primary = Some(promoted);
                 (self.events)(&Event::ServerRegistered { server });
@@ -213,7 +213,7 @@ impl Peers {
         if tables.clients.contains_key(&identity.id) {
             return Err(());
         }
-        outbox.push(welcome);
+        outbox.push(&welcome);
         tables.clients.insert(identity.id.clone(), ClientPeer { identity: identity.clone(), outbox: outbox.clone() });
         Ok(())
     }
@@ -247,19 +247,17 @@ impl Peers {
             return waiter.fail(RequestError::UnknownServer(name.to_owned()));
         };
         let frame = envelope::request(Topic::Monitor, id, false, module, body);
-        match entry.pending.remember(id, peer.identity.incarnation, frame.clone(), deadline, waiter) {
-            Ok(()) => drop(peer.outbox.push(frame)),
-            Err(waiter) => {
-                drop(tables);
-                waiter.fail(RequestError::Busy(format!("too many requests wait for {name} already")));
-            }
+        let sent = entry.pending.send(id, peer.identity.incarnation, frame, deadline, waiter, &peer.outbox);
+        if let Err(waiter) = sent {
+            drop(tables);
+            waiter.fail(RequestError::Busy(format!("too many requests wait for {name} already")));
         }
     }
 
     /// Sends one frame to all that are meant: it is encoded once. Returns how many there were.
     pub(crate) fn send(&self, to: To<'_>, frame: &Bytes) -> usize {
         let tables = self.tables.read();
-        let push = |peer: &Peer| usize::from(peer.outbox.push(frame.clone()));
+        let push = |peer: &Peer| usize::from(peer.outbox.push(frame));
         match to {
             To::Id(id) => tables.servers.get(id).and_then(|entry| entry.primary.as_ref()).map_or(0, push),
             To::Server(address) => tables
@@ -277,7 +275,7 @@ impl Peers {
 
     /// Sends a frame to a client; false if there is none with this id.
     pub(crate) fn send_to_client(&self, id: &str, frame: Bytes) -> bool {
-        self.tables.read().clients.get(id).is_some_and(|peer| peer.outbox.push(frame))
+        self.tables.read().clients.get(id).is_some_and(|peer| peer.outbox.push(&frame))
     }
 
     /// Drops the requests to `module` that wait for an answer of the server `id`.

@@ -162,7 +162,7 @@ impl Reply {
         } else {
             let mut frame = Vec::new();
             write(&mut frame);
-            outbox.push(frame.into());
+            outbox.push(&frame.into());
         }
     }
 }
@@ -328,7 +328,7 @@ impl Session {
             used += length;
             match self.state.on_packet(packet) {
                 Action::Nothing => {}
-                Action::Send(bytes) => drop(self.outbox.push(Bytes::from_static(bytes))),
+                Action::Send(bytes) => drop(self.outbox.push(&Bytes::from_static(bytes))),
                 Action::Admit { topic, payload } => match handshake::read(payload) {
                     Ok(hello) => return Ok((Step::Admit(topic, Box::new(hello)), used)),
                     Err(_) => self.master.count_dropped(),
@@ -371,7 +371,7 @@ impl Session {
     }
 
     fn say_goodbye(&mut self) {
-        self.outbox.push(Bytes::from_static(packet::DISCONNECT));
+        self.outbox.push(&Bytes::from_static(packet::DISCONNECT));
         self.outbox.finish();
     }
 

@@ -65,8 +65,10 @@ impl Body {
 
     /// Text that is known to be JSON, or empty for absent: what crosses the boundary.
     pub(crate) fn from_wire(json: &[u8]) -> Body {
-        if json.is_empty() {
-            return Body::ABSENT;
+        match json {
+            b"" => return Body::ABSENT,
+            b"null" => return Body::NULL,
+            _ => {}
         }
         // The host has checked that it is JSON, so it is UTF-8.
         std::str::from_utf8(json).map_or(Body::NULL, |json| Body(Some(json.to_owned().into())))

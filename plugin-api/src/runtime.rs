@@ -20,6 +20,7 @@ use std::{
 };
 
 use abi_stable::std_types::{RSlice, RStr};
+use foldhash::fast::FixedState;
 use futures_util::stream::{FuturesUnordered, Stream};
 
 use crate::{
@@ -63,7 +64,8 @@ pub(crate) struct Runtime {
 pub(crate) struct Shared {
     pub(crate) host: HostObj,
     next_ask: Cell<u64>,
-    asks: RefCell<HashMap<u64, Ask>>,
+    /// By ids of our own, so that a fast hash is safe.
+    asks: RefCell<HashMap<u64, Ask, FixedState>>,
     spawned: RefCell<Vec<BoxFuture<()>>>,
 }
 

@@ -118,7 +118,7 @@ impl Master {
                 let (candidate, old) = *taken;
                 // The old link may be half-open. Real peers take a PINGRESP at any time; a dead one resets, or never
                 // acknowledges it, in which case the kernel gives up on it.
-                old.push(Bytes::from_static(packet::PINGRESP));
+                old.push(&Bytes::from_static(packet::PINGRESP));
                 drop(tokio::time::timeout(PROBE, old.closed()).await);
                 candidate
             }
@@ -127,7 +127,7 @@ impl Master {
             Ok(link) => came_back(link, conn, address),
             Err(_) => {
                 let text = format!("id has been registered. id:{id}");
-                outbox.push(handshake::answer(Topic::ReconnectOk, Err(&text)));
+                outbox.push(&handshake::answer(Topic::ReconnectOk, Err(&text)));
                 Admission::NotNow
             }
         }
@@ -185,6 +185,6 @@ fn candidate(hello: MonitorHello, conn: ConnId, outbox: &Arc<Outbox>, answer: To
 }
 
 fn refuse(outbox: &Arc<Outbox>, topic: Topic, text: &str) -> Admission {
-    outbox.push(handshake::answer(topic, Err(text)));
+    outbox.push(&handshake::answer(topic, Err(text)));
     Admission::Refused(text.to_owned())
 }

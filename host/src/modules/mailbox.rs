@@ -1,6 +1,7 @@
 //! The bounded queue in front of a generation's thread.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -67,7 +68,7 @@ pub(crate) enum Post {
     /// An event, as JSON.
     Event { instance: u32, json: Bytes },
     /// The end of an operation that the plugin had begun.
-    Complete { instance: u32, id: u64, outcome: u32, error: Vec<u8>, body: Vec<u8> },
+    Complete { instance: u32, id: u64, outcome: u32, error: Cow<'static, [u8]>, body: Cow<'static, [u8]> },
     /// Make and start an instance.
     Start { instance: u32, id: u64, options: Bytes },
     /// Stop an instance.
@@ -217,13 +218,13 @@ impl Mailbox {
     pub(crate) fn complete(self: &Arc<Self>, instance: u32, id: u64, result: Result<(&[u8], &[u8]), RequestError>) {
         self.internal(match result {
             Ok((error, body)) => {
-                let (error, body) = (error.to_vec(), body.to_vec());
+                let (error, body) = (owned(error), owned(body));
                 Post::Complete { instance, id, outcome: outcome::ANSWER, error, body }
             }
             Err(failure) => {
                 // An enum of texts: there is nothing in it that JSON could not express.
-                let body = serde_json::to_vec(&failure).unwrap_or_default();
-                Post::Complete { instance, id, outcome: outcome::FAILED, error: Vec::new(), body }
+                let body = serde_json::to_vec(&failure).unwrap_or_default().into();
+                Post::Complete { instance, id, outcome: outcome::FAILED, error: Cow::default(), body }
             }
         });
     }
@@ -469,6 +470,15 @@ impl Post {
             Post::Export { .. } => kind::EXPORT,
             Post::Import { .. } => kind::IMPORT,
         }
+    }
+}
+
+/// JSON that a post keeps; what most errors are needs no memory.
+fn owned(json: &[u8]) -> Cow<'static, [u8]> {
+    match json {
+        b"" => Cow::Borrowed(b""),
+        b"null" => Cow::Borrowed(b"null"),
+        json => Cow::Owned(json.to_vec()),
     }
 }
 

@@ -32,7 +32,7 @@ impl Services for MonitorServices {
         let timeout = if n > 0 { Duration::from_millis(n) } else { monitor.deadline };
         let id = monitor.asks.begin(asker, Instant::now() + timeout);
         // The link may be lost at any moment: whoever takes the request out ends it.
-        if !outbox.push(envelope::request(Topic::Monitor, id, false, b, body))
+        if !outbox.push(&envelope::request(Topic::Monitor, id, false, b, body))
             && let Some(asker) = monitor.asks.withdraw(id)
         {
             asker.fail(no_link());
@@ -47,7 +47,7 @@ impl Services for MonitorServices {
         }
         // Without a link it is dropped, as in the original: a report is outdated when the link is back.
         let outbox = monitor.outbox.lock().clone();
-        i64::from(outbox.is_some_and(|outbox| outbox.push(envelope::notify(Topic::Monitor, b, body))))
+        i64::from(outbox.is_some_and(|outbox| outbox.push(&envelope::notify(Topic::Monitor, b, body))))
     }
 
     fn query(&self, module: &ModuleId, op: u32, a: &str, _: &str) -> Vec<u8> {

@@ -18,6 +18,7 @@ use super::gather::Gather;
 use crate::{
     ids::ConnId,
     modules::services::Asker,
+    session::outbox::Outbox,
     wire::{Topic, envelope, packet},
 };
 
@@ -74,22 +75,25 @@ impl Pending {
         Pending { waiting: Mutex::default(), count: AtomicUsize::new(0), limit }
     }
 
-    /// Remembers a request until its end.
+    /// Sends a request, and remembers it until its end.
     ///
     /// # Errors
     /// Gives the waiter back when there are too many.
-    pub(crate) fn remember(
+    pub(crate) fn send(
         &self,
         id: u64,
         sent_to: ConnId,
         frame: Bytes,
         deadline: Instant,
         waiter: Waiter,
+        outbox: &Arc<Outbox>,
     ) -> Result<(), Waiter> {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= self.limit {
             return Err(waiter);
         }
+        // Under the lock, so that no answer comes before it is waited for.
+        outbox.push(&frame);
         let at = waiting.partition_point(|earlier| earlier.id < id);
         waiting.insert(at, Waiting { id, frame, sent_to, deadline, waiter });
         self.count.store(waiting.len(), Ordering::Relaxed);

@@ -103,12 +103,12 @@ impl Outbox {
     }
 
     /// Queues a frame; false if the connection is being closed.
-    pub(crate) fn push(self: &Arc<Self>, frame: Bytes) -> bool {
+    pub(crate) fn push(self: &Arc<Self>, frame: &Bytes) -> bool {
         self.push_all([frame])
     }
 
     /// Queues frames one after the other, with nothing between them.
-    pub(crate) fn push_all(self: &Arc<Self>, frames: impl IntoIterator<Item = Bytes>) -> bool {
+    pub(crate) fn push_all<'f>(self: &Arc<Self>, frames: impl IntoIterator<Item = &'f Bytes>) -> bool {
         self.queue(|queue| frames.into_iter().map(|frame| queue.push(frame)).sum())
     }
 
@@ -256,13 +256,13 @@ impl Frames {
         self.tail.is_empty() && self.pieces.is_empty()
     }
 
-    fn push(&mut self, frame: Bytes) -> usize {
+    fn push(&mut self, frame: &Bytes) -> usize {
         let bytes = frame.len();
         if bytes <= COPIED {
-            self.tail.extend_from_slice(&frame);
+            self.tail.extend_from_slice(frame);
         } else {
             self.cut_tail(0);
-            self.pieces.push_back(frame);
+            self.pieces.push_back(frame.clone());
         }
         bytes
     }
@@ -342,8 +342,8 @@ mod tests {
     #[test]
     fn frames_come_out_in_their_order() {
         let outbox = outbox(100);
-        assert!(outbox.push(Bytes::from_static(b"a")));
-        assert!(outbox.push_all([Bytes::from_static(b"b"), Bytes::from_static(b"c")]));
+        assert!(outbox.push(&Bytes::from_static(b"a")));
+        assert!(outbox.push_all(&[Bytes::from_static(b"b"), Bytes::from_static(b"c")]));
         let mut writing = VecDeque::from([Bytes::from_static(b"0")]);
         assert_eq!(outbox.take(&mut writing), Order::GoOn);
         assert_eq!(writing.iter().flatten().copied().collect::<Vec<_>>(), b"0abc");
@@ -353,8 +353,8 @@ mod tests {
     fn large_frames_are_shared_and_stay_in_their_order() {
         let outbox = outbox(usize::MAX);
         let large = Bytes::from(vec![b'l'; COPIED + 1]);
-        outbox.push(Bytes::from_static(b"a"));
-        outbox.push(large.clone());
+        outbox.push(&Bytes::from_static(b"a"));
+        outbox.push(&large);
         outbox.write(|out| out.push(b'b'));
         let mut writing = VecDeque::new();
         outbox.take(&mut writing);
@@ -371,7 +371,7 @@ mod tests {
             frames.tail = b"678".to_vec();
             frames.drop_written(written);
             let mut later = Frames::default();
-            later.push(Bytes::from_static(b"9"));
+            later.push(&Bytes::from_static(b"9"));
             frames.append(later);
             let rest: Vec<u8> = frames.into_pieces().into_iter().flatten().collect();
             assert_eq!(rest, &b"0123456789"[written..]);
@@ -381,20 +381,20 @@ mod tests {
     #[test]
     fn a_peer_that_does_not_read_is_cut_and_holds_nothing() {
         let outbox = outbox(10);
-        assert!(outbox.push(Bytes::from_static(b"0123456789")));
-        assert!(outbox.push(Bytes::from_static(b"x")));
+        assert!(outbox.push(&Bytes::from_static(b"0123456789")));
+        assert!(outbox.push(&Bytes::from_static(b"x")));
         let mut writing = VecDeque::new();
         assert_eq!(outbox.take(&mut writing), Order::Overflow);
         assert!(writing.is_empty());
-        assert!(!outbox.push(Bytes::from_static(b"y")));
+        assert!(!outbox.push(&Bytes::from_static(b"y")));
     }
 
     #[test]
     fn nothing_follows_the_last_word() {
         let outbox = outbox(10);
-        outbox.push(Bytes::from_static(b"bye"));
+        outbox.push(&Bytes::from_static(b"bye"));
         outbox.finish();
-        assert!(!outbox.push(Bytes::from_static(b"more")));
+        assert!(!outbox.push(&Bytes::from_static(b"more")));
         let mut writing = VecDeque::new();
         assert_eq!(outbox.take(&mut writing), Order::Finish);
         assert_eq!(writing.len(), 1);
@@ -414,7 +414,7 @@ mod tests {
             let outbox = outbox.clone();
             std::thread::spawn(move || {
                 for number in 0..total {
-                    outbox.push(Bytes::copy_from_slice(&number.to_be_bytes()));
+                    outbox.push(&Bytes::copy_from_slice(&number.to_be_bytes()));
                     if number % 1000 == 0 {
                         outbox.flush_from_batch();
                     }

@@ -1,5 +1,7 @@
 //! Frames on their way out: PUBLISH packets, written piece by piece at the end of a buffer.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 
 use super::{Topic, packet, quote};
@@ -15,17 +17,30 @@ pub(crate) struct Frame<'a> {
     start: usize,
 }
 
+/// Where a thread writes frames of their own, which are then copied to what they need; a large one is its own.
+const SCRATCH: usize = 16 * 1024;
+
+thread_local! {
+    static FRAME: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// A frame of its own, which many may share; `payload` is its expected size, for the allocation.
 pub(crate) fn alone(
     topic: Topic,
     payload: usize,
     write: impl for<'f, 'v> FnOnce(&'f mut Frame<'v>) -> &'f mut Frame<'v>,
 ) -> Bytes {
-    let mut out = Vec::new();
+    let mut out = FRAME.take();
     let mut frame = Frame::begin(&mut out, topic, payload);
     write(&mut frame);
     frame.finish();
-    out.into()
+    if out.capacity() > SCRATCH {
+        return out.into();
+    }
+    let frame = Bytes::copy_from_slice(&out);
+    out.clear();
+    FRAME.set(out);
+    frame
 }
 
 impl<'a> Frame<'a> {
