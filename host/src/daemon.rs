@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use tokio::{
     net::lookup_host,
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -31,6 +31,7 @@ use tracing::{error, info, warn};
 use crate::{
     app::{App, Identity, Means},
     auth::Auth,
+    beat,
     config::{DaemonConfig, Faults, IsolationConfig, MasterConfig, MonitorConfig, PluginsConfig, SignaturePolicy},
     crons::Crons,
     log,
@@ -310,8 +311,7 @@ fn own_identity(config: &MasterConfig, address: SocketAddr) -> Identity {
 }
 
 async fn sweep(master: Arc<Master>) {
-    let mut beat = interval(SWEEP);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat = beat::every(SWEEP);
     loop {
         beat.tick().await;
         master.expire(Instant::now());

@@ -5,6 +5,7 @@ mod application;
 mod audit;
 mod auth;
 mod batch;
+mod beat;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -19,7 +19,7 @@ use foldhash::fast::FixedState;
 use muster_plugin_api::{Event, Manifest, Role, Schedule};
 use tokio::sync::Notify;
 
-use crate::ids::ModuleId;
+use crate::{beat, ids::ModuleId};
 
 pub(crate) mod actor;
 mod breaker;
@@ -363,8 +363,7 @@ impl Modules {
     /// Ends calls at their deadlines and finds handlers that do not return, for ever. On a thread that no plugin can
     /// stop.
     pub(crate) async fn sweep(&self) {
-        let mut beat = tokio::time::interval(SWEEP);
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut beat = beat::every(SWEEP);
         let mut last = Instant::now();
         loop {
             beat.tick().await;

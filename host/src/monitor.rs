@@ -35,6 +35,7 @@ pub(crate) use self::services::MonitorServices;
 use self::{asked::Asked, asks::Asks};
 use crate::{
     app::App,
+    beat,
     ids::ConnId,
     link::{
         Beat, Incoming, Keepalive, Link, LinkError,
@@ -243,8 +244,7 @@ impl Monitor {
         });
         let (mut reader, mut writer) = link.split();
         let mut keepalive = Keepalive::new(Instant::now());
-        let mut sweep = tokio::time::interval(SWEEP);
-        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sweep = beat::every(SWEEP);
         let mut writing = VecDeque::new();
         loop {
             let due = keepalive.due();

@@ -154,6 +154,7 @@ mod profile;
 mod rpc;
 mod runtime;
 mod schedule;
+mod tasks;
 #[cfg(feature = "testing")]
 pub mod testing;
 

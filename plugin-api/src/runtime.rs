@@ -15,13 +15,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context as TaskContext, Poll, Wake, Waker},
+    task::{Context as TaskContext, Poll, Waker},
     time::Duration,
 };
 
 use abi_stable::std_types::{RSlice, RStr};
 use foldhash::fast::FixedState;
-use futures_util::stream::{FuturesUnordered, Stream};
 
 use crate::{
     abi::{HostObj, Mail, RawPlugin, kind, outcome, status, tell},
@@ -30,11 +29,12 @@ use crate::{
     manifest::{Manifest, Role},
     message::{Answer, Body, HandlerResult, Kind, ModuleError, RequestError},
     module::{Caller, ClientCall, Context, Imported, Input, Message, Module, Options, Peer, State},
+    tasks::Tasks,
 };
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
-/// Rounds of polling in one turn; a task that keeps waking itself then waits for the next turn like everybody else.
+/// Rounds of polling in one turn, each of what was woken before it; a task that keeps waking itself then waits for the next turn like everybody else.
 const ROUNDS_PER_TURN: usize = 32;
 
 /// A module that a library exports: how to describe it and how to make it.
@@ -56,7 +56,7 @@ pub(crate) struct Runtime {
     shared: Rc<Shared>,
     exports: &'static [Export],
     instances: RefCell<BTreeMap<u32, Live>>,
-    tasks: RefCell<FuturesUnordered<Task>>,
+    tasks: Tasks<Task>,
     signal: Arc<Signal>,
 }
 
@@ -138,7 +138,9 @@ impl Runtime {
             Arc::new(Signal { host: host.clone(), woken: AtomicBool::new(false), in_turn: AtomicBool::new(false) });
         let shared =
             Rc::new(Shared { host, next_ask: Cell::new(1), asks: RefCell::default(), spawned: RefCell::default() });
-        Runtime { shared, exports, instances: RefCell::default(), tasks: RefCell::default(), signal }
+        let tell = signal.clone();
+        let tasks = Tasks::new(move || tell.wake());
+        Runtime { shared, exports, instances: RefCell::default(), tasks, signal }
     }
 
     fn deliver(&self, mail: &Mail<'_>) {
@@ -241,12 +243,7 @@ impl Runtime {
 
     /// Polls a new task once, and keeps it only if it has to wait: most handlers end here.
     fn run(&self, purpose: Purpose, origin: Origin, work: BoxFuture<HandlerResult>) {
-        let mut task = Task { work: Some(work), shared: self.shared.clone(), purpose, origin };
-        if Pin::new(&mut task).poll(&mut TaskContext::from_waker(Waker::noop())).is_pending() {
-            // The task is polled again in this turn, with the waker that counts.
-            self.tasks.borrow_mut().push(task);
-            self.signal.woken.store(true, Ordering::SeqCst);
-        }
+        self.tasks.begin(Task { work: Some(work), shared: self.shared.clone(), purpose, origin });
         self.adopt_spawned();
     }
 
@@ -255,20 +252,18 @@ impl Runtime {
         if spawned.is_empty() {
             return;
         }
-        let tasks = self.tasks.borrow_mut();
         for work in spawned {
             let work = Box::pin(async move {
                 work.await;
                 Ok(Answer::Silence)
             });
-            tasks.push(Task {
+            self.tasks.add(Task {
                 work: Some(work),
                 shared: self.shared.clone(),
                 purpose: Purpose::Background(kind::EVERYONE),
                 origin: Origin { instance: kind::EVERYONE, kind: 0 },
             });
         }
-        self.signal.woken.store(true, Ordering::SeqCst);
     }
 
     fn poll_fenced(&self) {
@@ -279,20 +274,11 @@ impl Runtime {
     }
 
     fn poll_tasks(&self) {
-        let waker = Waker::from(self.signal.clone());
-        let mut context = TaskContext::from_waker(&waker);
         for _ in 0..ROUNDS_PER_TURN {
             if !self.signal.woken.swap(false, Ordering::SeqCst) {
                 return;
             }
-            loop {
-                let polled = Pin::new(&mut *self.tasks.borrow_mut()).poll_next(&mut context);
-                self.adopt_spawned();
-                match polled {
-                    Poll::Ready(Some(())) => {}
-                    Poll::Ready(None) | Poll::Pending => break,
-                }
-            }
+            self.tasks.poll_woken(|| self.adopt_spawned());
         }
     }
 }
@@ -518,12 +504,8 @@ impl<M: Module> Instance for Made<M> {
 
 // === impl Signal ===
 
-impl Wake for Signal {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
+impl Signal {
+    fn wake(&self) {
         // In a turn the flag is enough: the turn looks at it before and after it ends.
         if !self.woken.swap(true, Ordering::SeqCst) && !self.in_turn.load(Ordering::SeqCst) {
             self.host.wake();

@@ -11,16 +11,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use notify::{
-    EventKind, RecommendedWatcher, RecursiveMode,
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
 };
-use notify_debouncer_full::{DebounceEventResult, Debouncer, NoCache, new_debouncer_opt};
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use super::trust::signature_of;
 
-/// Events that come in quick succession are one hint. Short, since a look costs microseconds.
+/// Events that come in quick succession are one hint. Short, since a look costs microseconds. (A debouncer of events would
+/// wake its thread as often, whether there are any or not.)
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// What tells one state of a file from another without reading it. The `ctime` also betrays a writer that restores size
@@ -110,13 +114,15 @@ pub(crate) struct Hints {
     directory: PathBuf,
     hint: Arc<Notify>,
     /// The watch, and which directory it is on: one that was removed and made again is another.
-    watch: Option<(Debouncer<RecommendedWatcher, NoCache>, (u64, u64))>,
+    watch: Option<(RecommendedWatcher, (u64, u64))>,
+    /// When a hint that has come will have rested.
+    due: Option<Instant>,
 }
 
 impl Hints {
     /// Watches the directory, if it is there.
     pub(crate) fn new(directory: &Path) -> Hints {
-        let mut hints = Hints { directory: directory.to_owned(), hint: Arc::default(), watch: None };
+        let mut hints = Hints { directory: directory.to_owned(), hint: Arc::default(), watch: None, due: None };
         hints.renew();
         hints
     }
@@ -131,20 +137,18 @@ impl Hints {
         let Some(identity) = now else { return };
         let hint = self.hint.clone();
         // Errors are hints, too: an overflow is a reason to look.
-        let tell = move |events: DebounceEventResult| {
-            if events.map_or(true, |events| events.iter().any(|event| is_change(event.kind))) {
+        let tell = move |event: notify::Result<Event>| {
+            if event.map_or(true, |event| is_change(event.kind)) {
                 hint.notify_one();
             }
         };
-        let watching = new_debouncer_opt(DEBOUNCE, Some(DEBOUNCE), tell, NoCache, notify::Config::default()).and_then(
-            |mut debouncer: Debouncer<RecommendedWatcher, NoCache>| {
-                debouncer.watch(&self.directory, RecursiveMode::NonRecursive)?;
-                Ok(debouncer)
-            },
-        );
+        let watching = notify::recommended_watcher(tell).and_then(|mut watcher| {
+            watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
+            Ok(watcher)
+        });
         match watching {
-            Ok(debouncer) => {
-                self.watch = Some((debouncer, identity));
+            Ok(watcher) => {
+                self.watch = Some((watcher, identity));
                 // What came between the last look and the watch is not lost.
                 self.hint.notify_one();
             }
@@ -156,12 +160,22 @@ impl Hints {
         }
     }
 
-    /// Waits for the next hint.
+    /// Waits for the next hint, and until it has rested.
     ///
     /// # Cancel safety
     /// Cancel safe: a hint that nobody waited for is kept.
-    pub(crate) async fn next(&self) {
-        self.hint.notified().await;
+    pub(crate) async fn next(&mut self) {
+        let due = match self.due {
+            Some(due) => due,
+            None => {
+                self.hint.notified().await;
+                *self.due.insert(Instant::now() + DEBOUNCE)
+            }
+        };
+        sleep_until(due).await;
+        self.due = None;
+        // What came meanwhile is seen by the same look.
+        self.hint.notified().now_or_never();
     }
 }
 
@@ -178,6 +192,21 @@ mod tests {
     use notify::event::{CreateKind, ModifyKind};
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn hints_in_quick_succession_are_one_and_none_is_lost_with_its_wait() {
+        let mut hints = Hints { directory: PathBuf::new(), hint: Arc::default(), watch: None, due: None };
+        let (hint, begun) = (hints.hint.clone(), Instant::now());
+        hint.notify_one();
+        assert_eq!(hints.next().now_or_never(), None, "it has not rested");
+        hint.notify_one();
+        hints.next().await;
+        assert_eq!(begun.elapsed(), DEBOUNCE);
+        assert_eq!(hints.next().now_or_never(), None, "both were one");
+        hint.notify_one();
+        hints.next().await;
+        assert_eq!(begun.elapsed(), 2 * DEBOUNCE);
+    }
 
     #[test]
     fn what_is_only_looked_at_has_not_changed() {

@@ -17,7 +17,7 @@ use muster_plugin_api::RequestError;
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info};
@@ -27,6 +27,7 @@ use super::{
     message::{self, Response},
 };
 use crate::{
+    beat,
     link::{Beat, Incoming, Keepalive, Link, LinkError, LinkReader, LinkWriter, backoff::Backoff},
     wire::{Topic, frame, packet},
 };
@@ -227,8 +228,7 @@ impl Serving<'_> {
     async fn run(&mut self, reader: &mut LinkReader) -> End {
         let stop = self.task.stop.clone();
         let mut keepalive = Keepalive::every(self.task.config.keepalive, Instant::now());
-        let mut sweep = interval(SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = beat::every(SWEEP);
         loop {
             tokio::select! {
                 biased;
