@@ -10,7 +10,8 @@
 use std::{
     cell::Cell,
     marker::PhantomData,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, LazyLock, OnceLock, Weak},
+    thread::{available_parallelism, yield_now},
     time::{Duration, Instant},
 };
 
@@ -94,9 +95,17 @@ impl Drop for Scope {
 }
 
 /// For a worker of the runtime, which calls it each time it is about to sleep: rouses the mailboxes that it held back.
+///
+/// Where there is one processor, modules have it only while the worker has not. It then lets them go first: if it slept until
+/// a socket is ready, whoever gets the first answer would wake it before the second is written.
 pub(crate) fn before_sleep() {
+    static IS_ALONE: LazyLock<bool> =
+        LazyLock::new(|| available_parallelism().is_ok_and(|processors| processors.get() == 1));
     SAYS_WHEN.set(true);
-    release(|_| true);
+    let has_roused = release(|_| true);
+    if has_roused && *IS_ALONE {
+        yield_now();
+    }
 }
 
 /// Rouses what this thread has held back for too long. For tasks that do much without handling messages.
@@ -104,7 +113,8 @@ pub(crate) fn relieve() {
     release(|held| held.is_overdue(Instant::now()));
 }
 
-fn release(whether: impl FnOnce(&Held) -> bool) {
+/// Rouses what this thread has held back, if it is time; says whether it did.
+fn release(whether: impl FnOnce(&Held) -> bool) -> bool {
     // A thread that is ending has no batch any more.
     let released = OWN.try_with(|batch| {
         let mut held = batch.0.lock();
@@ -114,7 +124,9 @@ fn release(whether: impl FnOnce(&Held) -> bool) {
         held.since = None;
         std::mem::take(&mut held.mailboxes)
     });
-    released.iter().flatten().for_each(|mailbox| mailbox.rouse());
+    let released = released.unwrap_or_default();
+    released.iter().for_each(|mailbox| mailbox.rouse());
+    !released.is_empty()
 }
 
 impl Batch {
