@@ -11,7 +11,7 @@ use std::{
     cell::Cell,
     marker::PhantomData,
     sync::{Arc, LazyLock, OnceLock, Weak},
-    thread::{available_parallelism, yield_now},
+    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
@@ -96,25 +96,27 @@ impl Drop for Scope {
 
 /// For a worker of the runtime, which calls it each time it is about to sleep: rouses the mailboxes that it held back.
 ///
-/// Where there is one processor, modules have it only while the worker has not. It then lets them go first: if it slept until
-/// a socket is ready, whoever gets the first answer would wake it before the second is written.
+/// Where there is one processor, modules have it only while the worker has not. It then waits for those that have much to
+/// do: if it slept until a socket is ready, whoever gets the first answer would wake it before the second is written.
 pub(crate) fn before_sleep() {
     static IS_ALONE: LazyLock<bool> =
         LazyLock::new(|| available_parallelism().is_ok_and(|processors| processors.get() == 1));
     SAYS_WHEN.set(true);
-    let has_roused = release(|_| true);
-    if has_roused && *IS_ALONE {
-        yield_now();
+    for mailbox in take(|_| true) {
+        mailbox.rouse();
+        if *IS_ALONE {
+            mailbox.wait_if_busy(PATIENCE);
+        }
     }
 }
 
 /// Rouses what this thread has held back for too long. For tasks that do much without handling messages.
 pub(crate) fn relieve() {
-    release(|held| held.is_overdue(Instant::now()));
+    take(|held| held.is_overdue(Instant::now())).iter().for_each(|mailbox| mailbox.rouse());
 }
 
-/// Rouses what this thread has held back, if it is time; says whether it did.
-fn release(whether: impl FnOnce(&Held) -> bool) -> bool {
+/// Takes the mailboxes that this thread has held back, if it is time.
+fn take(whether: impl FnOnce(&Held) -> bool) -> Vec<Arc<Mailbox>> {
     // A thread that is ending has no batch any more.
     let released = OWN.try_with(|batch| {
         let mut held = batch.0.lock();
@@ -124,9 +126,7 @@ fn release(whether: impl FnOnce(&Held) -> bool) -> bool {
         held.since = None;
         std::mem::take(&mut held.mailboxes)
     });
-    let released = released.unwrap_or_default();
-    released.iter().for_each(|mailbox| mailbox.rouse());
-    !released.is_empty()
+    released.unwrap_or_default()
 }
 
 impl Batch {

@@ -6,6 +6,7 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -30,6 +31,9 @@ mod handover;
 /// Messages that wait in front of one generation. At 100,000 small messages a second it is full after 80 ms of a module
 /// that does not listen; a session then stops reading, so that the rest waits in sockets instead of in our memory.
 const CAPACITY: usize = 8192;
+
+/// So many messages are worth to be waited for: see [`Mailbox::wait_if_busy`].
+const MANY: usize = 8;
 
 /// The queue: any thread posts, the generation's thread takes.
 #[derive(Debug)]
@@ -89,8 +93,10 @@ struct Queue {
     held: bool,
     /// The plugin asked for a turn.
     woken: bool,
-    /// The thread waits on the condition.
+    /// The thread waits on the condition, or is about to.
     asleep: bool,
+    /// Who waits until it does.
+    awaited_by: Option<Thread>,
 }
 
 // === impl Mailbox ===
@@ -98,7 +104,15 @@ struct Queue {
 impl Mailbox {
     /// An open mailbox whose calls are noted in `calls`.
     pub(crate) fn new(calls: Arc<Calls>) -> Mailbox {
-        let queue = Queue { posts: Vec::new(), calls: 0, phase: Phase::Open, held: false, woken: false, asleep: false };
+        let queue = Queue {
+            posts: Vec::new(),
+            calls: 0,
+            phase: Phase::Open,
+            held: false,
+            woken: false,
+            asleep: false,
+            awaited_by: None,
+        };
         Mailbox {
             calls,
             presence: Arc::default(),
@@ -321,7 +335,14 @@ impl Mailbox {
         let mut queue = self.queue();
         while queue.phase != Phase::Closed && !queue.has_work() && !queue.woken {
             queue.asleep = true;
-            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            if let Some(waiting) = queue.awaited_by.take() {
+                // Without the lock, which it would have to wait for; it may bring more.
+                drop(queue);
+                waiting.unpark();
+                queue = self.queue();
+            } else {
+                queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
             queue.asleep = false;
         }
         if queue.phase == Phase::Closed {
@@ -402,6 +423,18 @@ impl Mailbox {
     /// Wakes the thread. Whoever holds a wake back sees to it later.
     pub(crate) fn rouse(&self) {
         self.arrived.notify_one();
+    }
+
+    /// If many messages wait for the thread, which was roused, waits until there are none, for so long at most.
+    pub(crate) fn wait_if_busy(&self, patience: Duration) {
+        let mut queue = self.queue();
+        if queue.posts.len() < MANY {
+            return;
+        }
+        queue.awaited_by = Some(thread::current());
+        drop(queue);
+        thread::park_timeout(patience);
+        self.queue().awaited_by = None;
     }
 
     fn rouse_later(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>) {

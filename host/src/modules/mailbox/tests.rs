@@ -208,3 +208,36 @@ async fn a_state_that_is_too_large_or_too_late_is_none_and_says_why() {
         assert_eq!(mailbox.calls().open(), 0, "nobody waits for it any more");
     }
 }
+
+#[test]
+fn who_waits_for_a_busy_thread_goes_on_when_it_has_nothing_left_to_do() {
+    const LONG: Duration = Duration::from_secs(60);
+    let (mailbox, begun) = (mailbox(), Instant::now());
+    for _ in 1..MANY {
+        post(&mailbox, notify()).unwrap();
+    }
+    mailbox.wait_if_busy(LONG);
+    post(&mailbox, notify()).unwrap();
+    let waiting = thread::spawn({
+        let mailbox = mailbox.clone();
+        move || mailbox.wait_if_busy(LONG)
+    });
+    while mailbox.queue().awaited_by.is_none() {
+        thread::yield_now();
+    }
+    let working = thread::spawn({
+        let mailbox = mailbox.clone();
+        move || {
+            let mut batch = Vec::new();
+            assert!(mailbox.take(&mut batch));
+            let taken = batch.len();
+            batch.clear();
+            assert!(!mailbox.take(&mut batch), "it was closed");
+            taken
+        }
+    });
+    waiting.join().unwrap();
+    assert!(begun.elapsed() < LONG, "it was told");
+    mailbox.close();
+    assert_eq!(working.join().unwrap(), MANY);
+}
