@@ -1,7 +1,7 @@
 //! What the allocator holds and nobody uses, given back to the system.
 //!
-//! glibc keeps what was freed for whoever asks next, for each thread apart: a few plugins of a megabyte, read and checked at
-//! once, would make a daemon larger than a thousand servers do, for as long as it lives.
+//! glibc keeps what was freed for whoever asks next. To read a command line takes more than a megabyte, once; a master of a
+//! hundred servers needs less.
 
 /// Gives back all that is free. Takes up to milliseconds: for the end of something that took much, and is rare.
 #[allow(unsafe_code, reason = "there is no safe name for it")]

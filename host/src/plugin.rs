@@ -17,6 +17,7 @@ use crate::{
     worker,
 };
 
+mod content;
 pub(crate) mod control;
 mod elf;
 mod generation;

@@ -11,7 +11,7 @@ use crate::{
     config::{Address, MasterConfig, MonitorConfig, Sources},
     daemon,
     demo::Demo,
-    log,
+    log, memory,
     plugin::preflight::child_main,
     worker::{self, child::worker_main},
 };
@@ -193,6 +193,7 @@ impl WorkerArgs {
 }
 
 fn runtime() -> Result<Runtime, CliError> {
+    memory::give_back();
     Builder::new_multi_thread().enable_all().on_thread_park(batch::before_sleep).build().map_err(CliError::Runtime)
 }
 

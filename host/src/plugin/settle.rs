@@ -11,7 +11,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{elf, refusal::Refusal, trust::Trust, watch::Fingerprint};
+use super::{content::Content, elf, refusal::Refusal, trust::Trust, watch::Fingerprint};
 
 /// Plugins beyond this are taken for a mistake: the largest seen, unstripped and with debug information, had 90 MB.
 pub(crate) const LARGEST: u64 = 512 * 1024 * 1024;
@@ -27,7 +27,7 @@ pub(crate) struct ContentHash([u8; 32]);
 /// A file that has come to rest.
 #[derive(Debug)]
 pub(crate) struct Settled {
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) content: Content,
     pub(crate) hash: ContentHash,
     pub(crate) fingerprint: Fingerprint,
     /// Whether it is a whole library for this machine.
@@ -84,10 +84,10 @@ pub(crate) async fn settle(path: &Path, pause: Duration, trust: &Arc<Trust>) -> 
 fn read(path: &Path, trust: &Trust) -> Result<Option<Settled>, Unfit> {
     let mut fingerprint = Fingerprint::UNREADABLE;
     match read_as(path, trust, &mut fingerprint) {
-        Ok(Ok(bytes)) => {
-            let hash = ContentHash::of(&bytes);
-            let whole = elf::inspect(&bytes).map(|_| ());
-            Ok(Some(Settled { bytes, hash, fingerprint, whole }))
+        Ok(Ok(content)) => {
+            let hash = ContentHash::of(&content);
+            let whole = elf::inspect(&content).map(|_| ());
+            Ok(Some(Settled { content, hash, fingerprint, whole }))
         }
         Ok(Err(refusal)) => Err(Unfit { fingerprint, hash: None, refusal: refusal.into() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -95,7 +95,7 @@ fn read(path: &Path, trust: &Trust) -> Result<Option<Settled>, Unfit> {
     }
 }
 
-fn read_as(path: &Path, trust: &Trust, fingerprint: &mut Fingerprint) -> io::Result<Result<Vec<u8>, Refusal>> {
+fn read_as(path: &Path, trust: &Trust, fingerprint: &mut Fingerprint) -> io::Result<Result<Content, Refusal>> {
     *fingerprint = Fingerprint::of(path, &fs::metadata(path)?);
     // Before it is opened: to open a device may do something.
     if !fingerprint.is_file {
@@ -120,9 +120,7 @@ fn read_as(path: &Path, trust: &Trust, fingerprint: &mut Fingerprint) -> io::Res
     if size > LARGEST {
         return Ok(Err(Refusal::TooLarge { size, limit: LARGEST }));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-    file.take(LARGEST).read_to_end(&mut bytes)?;
-    Ok(Ok(bytes))
+    Content::read(&file, usize::try_from(size).unwrap_or_default()).map(Ok)
 }
 
 // === impl ContentHash ===

@@ -70,7 +70,7 @@ impl Stage {
     pub(crate) fn write(&self, stem: &str, generation: Generation, file: &Settled) -> io::Result<PathBuf> {
         let path = self.path.join(format!("{stem}-{:.12}-{generation}.so", file.hash));
         let mut copy = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        match copy.write_all(&file.bytes) {
+        match copy.write_all(&file.content) {
             Ok(()) => Ok(path),
             Err(error) => {
                 // Half a copy is of no use, and the disk may be full.

@@ -23,7 +23,7 @@ use super::{
     stage::Stage,
     trust::Trust,
 };
-use crate::{ids::Generation, memory};
+use crate::ids::Generation;
 
 /// How many children vet at a time: one that loops holds a place for [`PREFLIGHT_TIMEOUT`](super::PREFLIGHT_TIMEOUT).
 const PREFLIGHTS_AT_ONCE: usize = 16;
@@ -92,7 +92,7 @@ impl Vetter {
         };
         let trusted = tokio::task::spawn_blocking({
             let trust = self.trust.clone();
-            move || trust.content(&source, &settled.bytes, hash).map(|signed| (settled, signed))
+            move || trust.content(&source, &settled.content, hash).map(|signed| (settled, signed))
         });
         let (settled, signed) = match trusted.await {
             Ok(Ok(trusted)) => trusted,
@@ -106,12 +106,7 @@ impl Vetter {
         let generation = Generation(GENERATIONS.fetch_add(1, Ordering::Relaxed));
         let written = tokio::task::spawn_blocking({
             let (stage, stem) = (self.stage.clone(), stem.clone());
-            move || {
-                let written = stage.write(&stem, generation, &settled);
-                drop(settled);
-                memory::give_back();
-                written
-            }
+            move || stage.write(&stem, generation, &settled)
         });
         let path = match written.await.map_err(io::Error::from).flatten() {
             Ok(path) => path,
