@@ -2,8 +2,9 @@
 //!
 //! Whoever handles many messages in a row (a session its input, a generation its mail) would wake the next thread with
 //! the first of them, and on a busy processor change places with it for each. So in a batch, wakes are held back; at its
-//! end mailboxes are roused once, and sockets are written with one syscall each, from here. A worker of the runtime
-//! holds back mailboxes still longer, until it has served all sockets that were ready and is about to sleep.
+//! end mailboxes are roused once, and sockets are written with one syscall each, from here or, if they are many, by a
+//! [`round`]. A worker of the runtime holds back mailboxes still longer, until it has served all sockets that were ready
+//! and is about to sleep.
 //!
 //! Nothing may be lost by this if a handler does not return: what a batch holds is shared, and [`rescue`] wakes it.
 
@@ -17,13 +18,16 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{modules::mailbox::Mailbox, session::outbox::Outbox};
+use crate::{
+    modules::mailbox::Mailbox,
+    session::{outbox::Outbox, round},
+};
 
 /// How long a wake may be held back: then it goes out, so that slow handlers delay nobody but themselves.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// Sockets that a batch writes itself. The rest is left to the tasks of their sessions, which run on all processors.
-const DIRECT: usize = 256;
+/// Sockets that a batch writes itself. More are left to tasks, which run on all processors.
+pub(crate) const DIRECT: usize = 256;
 
 thread_local! {
     /// What this thread holds back.
@@ -90,7 +94,11 @@ impl Drop for Scope {
             (mailboxes, std::mem::take(&mut held.outboxes))
         });
         mailboxes.iter().for_each(|mailbox| mailbox.rouse());
-        outboxes.iter().for_each(|outbox| outbox.flush_from_batch());
+        if outboxes.len() <= DIRECT {
+            outboxes.iter().for_each(|outbox| outbox.flush_from_batch());
+        } else {
+            round::begin(outboxes);
+        }
     }
 }
 
@@ -170,18 +178,27 @@ pub(crate) fn rouse(mailbox: &Arc<Mailbox>) {
     }
 }
 
-/// Has an outbox written: by its session, or at the end of the batch.
+/// Has an outbox written: at the end of the batch, or when that has lasted too long; without a batch, by its session.
 pub(crate) fn write(outbox: &Arc<Outbox>) {
     let held = OWN.try_with(|batch| {
         let mut held = batch.0.lock();
-        let holds = held.in_scope && held.outboxes.len() < DIRECT && !held.is_overdue(Instant::now());
-        if holds {
-            held.outboxes.push(outbox.clone());
+        if !held.in_scope {
+            return None;
         }
-        holds
+        held.outboxes.push(outbox.clone());
+        let now = Instant::now();
+        if !held.is_overdue(now) {
+            return Some(Vec::new());
+        }
+        if held.mailboxes.is_empty() {
+            held.since = Some(now);
+        }
+        Some(std::mem::take(&mut held.outboxes))
     });
-    if !held.unwrap_or(false) {
-        outbox.wake_session();
+    match held.ok().flatten() {
+        None => outbox.wake_session(),
+        Some(overdue) if overdue.is_empty() => {}
+        Some(overdue) => round::begin(overdue),
     }
 }
 

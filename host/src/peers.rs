@@ -29,6 +29,9 @@ use crate::{
     wire::{Topic, envelope},
 };
 
+/// Outboxes that are fetched from memory at once: the processor waits for a dozen or so in parallel.
+const FETCHED: usize = 32;
+
 /// All peers of a master.
 pub(crate) struct Peers {
     tables: RwLock<Tables>,
@@ -267,9 +270,9 @@ impl Peers {
                 .map_or(0, push),
             To::Slaves(id) => tables.servers.get(id).map_or(0, |entry| entry.slaves.iter().map(push).sum()),
             To::Type(server_type) => {
-                tables.primaries().filter(|peer| peer.identity.server_type.as_str() == server_type).map(push).sum()
+                send_all(tables.primaries().filter(|peer| peer.identity.server_type.as_str() == server_type), frame)
             }
-            To::All => tables.primaries().map(push).sum(),
+            To::All => send_all(tables.primaries(), frame),
         }
     }
 
@@ -391,6 +394,16 @@ impl std::fmt::Debug for Peers {
         let (servers, clients) = self.counts();
         f.debug_struct("Peers").field("servers", &servers).field("clients", &clients).finish_non_exhaustive()
     }
+}
+
+fn send_all<'p>(peers: impl Iterator<Item = &'p Peer>, frame: &Bytes) -> usize {
+    let outboxes: Vec<&Arc<Outbox>> = peers.map(|peer| &peer.outbox).collect();
+    let mut sent = 0;
+    for some in outboxes.chunks(FETCHED) {
+        some.iter().for_each(|outbox| outbox.fetch());
+        sent += some.iter().filter(|outbox| outbox.push(frame)).count();
+    }
+    sent
 }
 
 fn gone(id: &str) -> RequestError {

@@ -5,6 +5,7 @@
 //! connections are idle most of the time and each costs what its largest state needs.
 
 pub(crate) mod outbox;
+pub(crate) mod round;
 pub(crate) mod scratch;
 mod state;
 

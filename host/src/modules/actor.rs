@@ -146,6 +146,8 @@ impl Drop for Actor {
 fn live(path: &std::path::Path, host: Host, presence: &Presence, ready: oneshot::Sender<Result<(), String>>) -> Left {
     presence.arrive();
     let _mark = HostThread::mark();
+    let runtime = host.runtime.clone();
+    let _runtime = runtime.enter();
     let bystanders = Bystanders::now();
     let mailbox = host.mailbox.clone();
     let instances = host.instances.clone();

@@ -4,7 +4,9 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    hint::black_box,
     io::{self, IoSlice},
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -100,6 +102,12 @@ impl Outbox {
             closed: Notify::new(),
             limit,
         }
+    }
+
+    /// Has the processor fetch this from memory. Of many, all are under way at once; whoever locks and writes one after the
+    /// other waits for each.
+    pub(crate) fn fetch(&self) {
+        black_box((self.queue.is_locked(), self.socket.as_ref().map(|socket| socket.as_raw_fd())));
     }
 
     /// Queues a frame; false if the connection is being closed.

@@ -336,6 +336,7 @@ impl Shared {
     /// Reads what the worker says until it says no more, and looks after it meanwhile.
     fn listen(&self, stream: &UnixStream) {
         let _mark = HostThread::mark();
+        let _runtime = self.host.runtime.enter();
         let mut incoming = Incoming::default();
         let mut heartbeat = Instant::now();
         loop {
