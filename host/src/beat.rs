@@ -4,9 +4,20 @@ use std::{sync::OnceLock, time::Duration};
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-/// Ticks at the multiples of `period` since the first call of this function. One that was missed is left out.
+/// A few times a second. A timer of tokio's goes off in two steps unless it is due at a multiple of 64 ms since the runtime
+/// began, and each step is a wake.
+pub(crate) const OFTEN: Duration = Duration::from_millis(256);
+
+static ORIGIN: OnceLock<Instant> = OnceLock::new();
+
+/// To be called before a runtime is made: beats count from here.
+pub(crate) fn begin() {
+    ORIGIN.get_or_init(Instant::now);
+}
+
+/// Ticks at the multiples of `period` since the beginning, which is the first call of this function at the latest. One that
+/// was missed is left out.
 pub(crate) fn every(period: Duration) -> Interval {
-    static ORIGIN: OnceLock<Instant> = OnceLock::new();
     let now = Instant::now();
     let origin = *ORIGIN.get_or_init(|| now);
     let since = now.saturating_duration_since(origin).as_nanos() % period.as_nanos().max(1);
@@ -21,10 +32,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn beats_that_began_at_different_times_are_one() {
-        const PERIOD: Duration = Duration::from_millis(250);
-        let mut first = every(PERIOD);
+        let mut first = every(OFTEN);
         tokio::time::advance(Duration::from_millis(70)).await;
-        let mut second = every(PERIOD);
+        let mut second = every(OFTEN);
         for _ in 0..4 {
             assert_eq!(first.tick().await, second.tick().await);
         }

@@ -54,7 +54,7 @@ use crate::{
 pub(crate) use self::monitor::RunningMonitor;
 
 /// How often overdue requests to servers are looked for.
-const SWEEP: Duration = Duration::from_millis(250);
+const SWEEP: Duration = beat::OFTEN;
 
 /// How long the word that the daemon is ready waits for the master's own monitor. It is on this machine.
 const OWN_MONITOR_WITHIN: Duration = Duration::from_secs(5);

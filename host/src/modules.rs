@@ -48,7 +48,7 @@ mod sync {
 }
 
 /// How often overdue calls are looked for: a deadline is kept to a quarter of a second.
-const SWEEP: Duration = Duration::from_millis(250);
+const SWEEP: Duration = beat::OFTEN;
 
 /// A sweep that comes so late was not busy: the whole process was stopped, or its machine was.
 const STOPPED: Duration = SWEEP.saturating_mul(4);

@@ -62,7 +62,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often overdue requests are looked for.
-const SWEEP: Duration = Duration::from_millis(250);
+const SWEEP: Duration = beat::OFTEN;
 
 /// A monitor.
 #[derive(Debug)]

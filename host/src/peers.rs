@@ -3,6 +3,7 @@
 //! One short lock around the tables. Whoever registers gets its answer *under* it, and events are posted under it, so
 //! that nobody can be told of a peer, or write to it, before it was told that it is in.
 
+mod due;
 mod gather;
 mod pending;
 
@@ -20,6 +21,7 @@ use muster_plugin_api::{Body, Event, RequestError, Server, ServerAddress};
 use parking_lot::RwLock;
 use serde_json::Value;
 
+use self::due::Due;
 pub(crate) use self::gather::Gather;
 pub(crate) use self::pending::{Pending, Waiter};
 use crate::{
@@ -37,6 +39,8 @@ pub(crate) struct Peers {
     tables: RwLock<Tables>,
     /// One counter for all requests to monitors, as in the original.
     next_request: AtomicU64,
+    /// Deadlines are told under the lock of the tables, and forgotten while nobody else holds it.
+    due: Due,
     limits: Remembering,
     events: Box<dyn Fn(&Event) + Send + Sync>,
 }
@@ -119,7 +123,7 @@ pub(crate) enum To<'a> {
 impl Peers {
     /// An empty table. `events` is called under its lock, so that events have the order of what they tell.
     pub(crate) fn new(limits: Remembering, events: Box<dyn Fn(&Event) + Send + Sync>) -> Peers {
-        Peers { tables: RwLock::default(), next_request: AtomicU64::new(1), limits, events }
+        Peers { tables: RwLock::default(), next_request: AtomicU64::new(1), due: Due::new(), limits, events }
     }
 
     // === coming and going ===
@@ -190,6 +194,7 @@ impl Peers {
                 tables.servers.remove(&identity.id);
             } else {
                 entry.away_since = Some(now);
+                self.due.at(now + self.limits.window);
             }
         } else if let Some(position) = entry.slaves.iter().position(is_it) {
             let left = entry.slaves.remove(position);
@@ -251,6 +256,7 @@ impl Peers {
         };
         let frame = envelope::request(Topic::Monitor, id, false, module, body);
         let sent = entry.pending.send(id, peer.identity.incarnation, frame, deadline, waiter, &peer.outbox);
+        self.due.at(deadline);
         if let Err(waiter) = sent {
             drop(tables);
             waiter.fail(RequestError::Busy(format!("too many requests wait for {name} already")));
@@ -294,18 +300,30 @@ impl Peers {
 
     /// Ends what is overdue: requests past their deadline, and those to servers that did not come back in time.
     pub(crate) fn expire(&self, now: Instant) {
+        if !self.due.is_due(now) {
+            return;
+        }
+        {
+            let _nobody_asks = self.tables.write();
+            self.due.forget();
+        }
         let mut ended = Vec::new();
         let mut abandoned = Vec::new();
         for (id, entry) in &self.tables.read().servers {
             // Whatever it remembered may have ended in another way by now; it goes all the same.
-            if entry.away_since.is_some_and(|since| now >= since + self.limits.window) {
-                abandoned.push(id.clone());
+            match entry.away_since.map(|since| since + self.limits.window) {
+                Some(end) if end <= now => abandoned.push(id.clone()),
+                Some(end) => self.due.at(end),
+                None => {}
             }
             if entry.pending.is_empty() {
                 continue;
             }
             for waiter in entry.pending.overdue(now) {
                 ended.push((waiter, RequestError::Timeout(format!("{id} did not answer in time"))));
+            }
+            if let Some(deadline) = entry.pending.earliest() {
+                self.due.at(deadline);
             }
         }
         for id in abandoned {

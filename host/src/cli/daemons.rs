@@ -7,7 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{CliError, render};
 use crate::{
-    batch,
+    batch, beat,
     config::{Address, MasterConfig, MonitorConfig, Sources},
     daemon,
     demo::Demo,
@@ -194,6 +194,7 @@ impl WorkerArgs {
 
 fn runtime() -> Result<Runtime, CliError> {
     memory::give_back();
+    beat::begin();
     Builder::new_multi_thread().enable_all().on_thread_park(batch::before_sleep).build().map_err(CliError::Runtime)
 }
 

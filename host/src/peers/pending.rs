@@ -130,6 +130,11 @@ impl Pending {
         self.extract(|waiting| waiting.deadline <= now)
     }
 
+    /// The earliest deadline.
+    pub(crate) fn earliest(&self) -> Option<Instant> {
+        self.waiting.lock().iter().map(|waiting| waiting.deadline).min()
+    }
+
     /// Takes what was sent to a connection that is gone.
     pub(crate) fn abandon(&self, conn: ConnId) -> Vec<Waiter> {
         self.extract(|waiting| waiting.sent_to == conn)

@@ -51,7 +51,7 @@ const MOST_CALLS: usize = (ROOM / LEAST) as usize;
 const LARGE_BATCH: usize = 64 << 10;
 
 /// How often calls that nobody waits for any more are looked for.
-const SWEEP: Duration = Duration::from_millis(250);
+const SWEEP: Duration = beat::OFTEN;
 
 /// The end of a call.
 pub(super) type Answer = oneshot::Receiver<Result<Response, RequestError>>;
