@@ -571,6 +571,19 @@ mod tests {
     }
 
     #[test]
+    fn each_request_ends_at_its_own_deadline() {
+        let stage = Stage::new();
+        let now = Instant::now();
+        let (soon, late) = (stage.register("a-1", 1), stage.register("b-1", 2));
+        stage.ask("a-1", Duration::from_secs(1));
+        stage.ask("b-1", Duration::from_secs(60));
+        for (after, waiting) in [(0, [true, true]), (2, [false, true]), (59, [false, true]), (61, [false, false])] {
+            stage.peers.expire(now + Duration::from_secs(after));
+            assert_eq!([&soon, &late].map(|member| !member.link.pending.is_empty()), waiting, "after {after} s");
+        }
+    }
+
+    #[test]
     fn a_reconnect_never_makes_a_slave() {
         let stage = Stage::new();
         let first = stage.register("chat-1", 1);
