@@ -1,13 +1,10 @@
-//! Many sockets are written one after the other, by as few tasks as there are processors.
+//! Many sockets are written one after the other, by no more tasks than the runtime has workers.
 //!
 //! To wake the session of each would cost as much as half a system call, and each would wait behind all others.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread::available_parallelism,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use tokio::{runtime::Handle, task::yield_now};
@@ -31,8 +28,7 @@ pub(crate) fn begin(outboxes: Vec<Arc<Outbox>>) {
     let round = Arc::new(Round { outboxes, next: AtomicUsize::new(0) });
     // In a thread without a runtime nobody takes it: then it ends here.
     let Ok(runtime) = Handle::try_current() else { return };
-    let processors = available_parallelism().map_or(1, usize::from);
-    for _ in 0..turns.min(processors) {
+    for _ in 0..turns.min(runtime.metrics().num_workers()) {
         runtime.spawn(go(round.clone()));
     }
 }
