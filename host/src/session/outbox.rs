@@ -18,8 +18,10 @@ use std::{
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, sync::Notify};
+use rustix::net::SendFlags;
+use tokio::{io::Interest, net::TcpStream, sync::Notify};
 
+use super::scratch;
 use crate::batch;
 
 /// Pieces that are written with one syscall; the kernel takes at most 1,024.
@@ -123,9 +125,10 @@ impl Outbox {
     /// Queues a frame that `write` puts at the end of a buffer, under the outbox's lock: for short ones with one receiver.
     pub(crate) fn write(self: &Arc<Self>, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         self.queue(|queue| {
-            let before = queue.tail.len();
-            write(&mut queue.tail);
-            queue.tail.len() - before
+            let tail = queue.tail();
+            let before = tail.len();
+            write(tail);
+            tail.len() - before
         })
     }
 
@@ -224,6 +227,11 @@ impl Outbox {
         self.session.wake();
     }
 
+    /// Whether there is something to do for the session.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Acquire)
+    }
+
     /// For the session: waits until there is something to do.
     ///
     /// # Cancel safety
@@ -234,7 +242,7 @@ impl Outbox {
 
     /// As [`changed`](Outbox::changed); the session's task alone may ask.
     pub(crate) fn poll_changed(&self, context: &mut Context<'_>) -> Poll<()> {
-        if !self.changed.load(Ordering::Acquire) {
+        if !self.has_changed() {
             self.session.register(context.waker());
         }
         if self.changed.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
@@ -264,10 +272,18 @@ impl Frames {
         self.tail.is_empty() && self.pieces.is_empty()
     }
 
+    /// Where to put what is copied.
+    fn tail(&mut self) -> &mut Vec<u8> {
+        if self.tail.capacity() == 0 {
+            self.tail = scratch::spare();
+        }
+        &mut self.tail
+    }
+
     fn push(&mut self, frame: &Bytes) -> usize {
         let bytes = frame.len();
         if bytes <= COPIED {
-            self.tail.extend_from_slice(frame);
+            self.tail().extend_from_slice(frame);
         } else {
             self.cut_tail(0);
             self.pieces.push_back(frame.clone());
@@ -297,7 +313,7 @@ impl Frames {
         if written < self.tail.len() {
             self.pieces.push_back(Bytes::from(std::mem::take(&mut self.tail)).slice(written..));
         } else {
-            self.tail = Vec::new();
+            scratch::give_back(std::mem::take(&mut self.tail));
         }
     }
 
@@ -306,7 +322,7 @@ impl Frames {
         let mut total = 0;
         while !self.is_empty() {
             let written = if self.pieces.is_empty() {
-                socket.try_write(&self.tail)
+                socket.try_io(Interest::WRITABLE, || Ok(rustix::net::send(socket, &self.tail, SendFlags::NOSIGNAL)?))
             } else {
                 let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
                 let pieces = self.pieces.iter().map(|piece| &piece[..]).chain([&self.tail[..]]);

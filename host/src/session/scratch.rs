@@ -1,4 +1,4 @@
-//! What a thread's sessions share while they handle input: a connection that waits owns no buffer.
+//! What a thread's sessions share while they read and write: a connection that waits owns no buffer.
 
 use std::{cell::RefCell, io};
 
@@ -15,8 +15,13 @@ const TEXT_KEPT: usize = 64 * 1024;
 const SHORT_BODY: usize = 1024;
 const BODIES: usize = 16 * 1024;
 
+/// Buffers of outboxes that a thread keeps, and the largest that it keeps, in bytes.
+const SPARES: usize = 64;
+const SPARE: usize = 4 * 1024;
+
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch { input: vec![0; INPUT], texts: Texts::default() });
+    static SPARE_BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Memory whose content means nothing between two uses.
@@ -63,6 +68,27 @@ pub(super) fn with<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
     })
 }
 
+/// An empty buffer for what is to be written; as a rule it has the memory of one that this thread has written.
+pub(super) fn spare() -> Vec<u8> {
+    // A thread that is ending has none any more; so below.
+    SPARE_BUFFERS.try_with(|spares| spares.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+}
+
+/// Takes back a buffer that was written.
+pub(super) fn give_back(mut buffer: Vec<u8>) {
+    if buffer.capacity() == 0 || buffer.capacity() > SPARE {
+        return;
+    }
+    buffer.clear();
+    let keep = |spares: &RefCell<Vec<Vec<u8>>>| {
+        let mut spares = spares.borrow_mut();
+        if spares.len() < SPARES {
+            spares.push(buffer);
+        }
+    };
+    SPARE_BUFFERS.try_with(keep).unwrap_or_default();
+}
+
 /// Reads once: the number of bytes, 0 at the end of the stream, `None` if there was nothing.
 ///
 /// # Errors
@@ -78,5 +104,25 @@ pub(super) fn receive(stream: &TcpStream, into: &mut [u8]) -> io::Result<Option<
     match read {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         _ => Ok(received),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_was_written_is_empty_when_it_is_used_again() {
+        give_back(b"written".to_vec());
+        let spare = spare();
+        assert!(spare.is_empty() && spare.capacity() >= "written".len());
+    }
+
+    #[test]
+    fn a_thread_keeps_few_buffers_and_no_large_ones() {
+        give_back(Vec::with_capacity(SPARE + 1));
+        assert_eq!(spare().capacity(), 0);
+        (0..=SPARES).for_each(|_| give_back(Vec::with_capacity(1)));
+        assert_eq!(std::iter::repeat_with(spare).take_while(|spare| spare.capacity() > 0).count(), SPARES);
     }
 }
