@@ -34,7 +34,13 @@ thread_local! {
     static OWN: Arc<Batch> = Batch::registered();
     /// Whether this thread says when it is about to sleep.
     static SAYS_WHEN: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread has looked again for what came meanwhile, since it last slept.
+    static LOOKED: Cell<bool> = const { Cell::new(false) };
 }
+
+/// Whether there is one processor: modules have it only while a worker of the runtime has not.
+static IS_ALONE: LazyLock<bool> =
+    LazyLock::new(|| available_parallelism().is_ok_and(|processors| processors.get() == 1));
 
 /// What the batch of one thread holds back.
 #[derive(Debug, Default)]
@@ -107,15 +113,25 @@ impl Drop for Scope {
 /// Where there is one processor, modules have it only while the worker has not. It then waits for those that have much to
 /// do: if it slept until a socket is ready, whoever gets the first answer would wake it before the second is written.
 pub(crate) fn before_sleep() {
-    static IS_ALONE: LazyLock<bool> =
-        LazyLock::new(|| available_parallelism().is_ok_and(|processors| processors.get() == 1));
     SAYS_WHEN.set(true);
+    LOOKED.set(false);
     for mailbox in take(|_| true) {
         mailbox.rouse();
         if *IS_ALONE {
             mailbox.wait_if_busy(PATIENCE);
         }
     }
+}
+
+/// Whether a task should give way once, so that its worker looks for what came while it handled many messages: a module that
+/// is roused now would take the processor, and be roused again for those.
+pub(crate) fn look_again() -> bool {
+    if !*IS_ALONE || LOOKED.get() || !SAYS_WHEN.get() {
+        return false;
+    }
+    let is_busy = OWN.with(|batch| batch.0.lock().mailboxes.iter().any(|mailbox| mailbox.is_busy()));
+    LOOKED.set(is_busy);
+    is_busy
 }
 
 /// Rouses what this thread has held back for too long. For tasks that do much without handling messages.

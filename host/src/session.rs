@@ -24,6 +24,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::{
     net::TcpStream,
+    task::yield_now,
     time::{Sleep, sleep_until},
 };
 use tracing::{debug, info};
@@ -237,6 +238,9 @@ impl Session {
             };
             if has_output {
                 self.flush()?;
+            }
+            if batch::look_again() {
+                yield_now().await;
             }
         }
     }

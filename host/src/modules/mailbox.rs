@@ -425,6 +425,11 @@ impl Mailbox {
         self.arrived.notify_one();
     }
 
+    /// Whether many messages wait for the thread.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.queue().posts.len() >= MANY
+    }
+
     /// If many messages wait for the thread, which was roused, waits until there are none, for so long at most.
     pub(crate) fn wait_if_busy(&self, patience: Duration) {
         let mut queue = self.queue();
