@@ -224,21 +224,12 @@ impl Session {
 
     async fn serve(&mut self) -> Result<Infallible, End> {
         loop {
-            let has_output = match poll_fn(|context| self.poll_event(context)).await? {
-                Event::Readable => {
-                    self.take_input().await?;
-                    // The batch has written what came of it, if nothing is in the way.
-                    self.blocked.is_some() || self.outbox.has_changed()
-                }
-                Event::Output => {
-                    // A broadcast wakes thousands of tasks: what the first have held back is not to wait for the last.
-                    batch::relieve();
-                    true
-                }
-            };
-            if has_output {
-                self.flush()?;
+            match poll_fn(|context| self.poll_event(context)).await? {
+                Event::Readable => self.take_input().await?,
+                // A broadcast wakes thousands of tasks: what the first have held back is not to wait for the last.
+                Event::Output => batch::relieve(),
             }
+            self.flush()?;
             if batch::look_again() {
                 yield_now().await;
             }

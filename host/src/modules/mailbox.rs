@@ -32,7 +32,7 @@ mod handover;
 /// that does not listen; a session then stops reading, so that the rest waits in sockets instead of in our memory.
 const CAPACITY: usize = 8192;
 
-/// So many messages are worth to be waited for: see [`Mailbox::wait_if_busy`].
+/// So many messages are worth to be waited for: see [`Mailbox::is_busy`] and [`Mailbox::wait_if_busy`].
 const MANY: usize = 8;
 
 /// The queue: any thread posts, the generation's thread takes.
@@ -427,13 +427,13 @@ impl Mailbox {
 
     /// Whether many messages wait for the thread.
     pub(crate) fn is_busy(&self) -> bool {
-        self.queue().posts.len() >= MANY
+        self.queue().is_busy()
     }
 
     /// If many messages wait for the thread, which was roused, waits until there are none, for so long at most.
     pub(crate) fn wait_if_busy(&self, patience: Duration) {
         let mut queue = self.queue();
-        if queue.posts.len() < MANY {
+        if !queue.is_busy() {
             return;
         }
         queue.awaited_by = Some(thread::current());
@@ -459,6 +459,10 @@ impl Mailbox {
 // === impl Queue ===
 
 impl Queue {
+    fn is_busy(&self) -> bool {
+        self.posts.len() >= MANY
+    }
+
     fn has_work(&self) -> bool {
         if self.held { self.posts.iter().any(|post| !post.can_be_held()) } else { !self.posts.is_empty() }
     }

@@ -227,11 +227,6 @@ impl Outbox {
         self.session.wake();
     }
 
-    /// Whether there is something to do for the session.
-    pub(crate) fn has_changed(&self) -> bool {
-        self.changed.load(Ordering::Acquire)
-    }
-
     /// For the session: waits until there is something to do.
     ///
     /// # Cancel safety
@@ -242,7 +237,7 @@ impl Outbox {
 
     /// As [`changed`](Outbox::changed); the session's task alone may ask.
     pub(crate) fn poll_changed(&self, context: &mut Context<'_>) -> Poll<()> {
-        if !self.has_changed() {
+        if !self.changed.load(Ordering::Acquire) {
             self.session.register(context.waker());
         }
         if self.changed.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
