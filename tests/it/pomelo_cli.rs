@@ -102,8 +102,8 @@ const STEPS: [Step; 44] = [
     step("show servers", "chat-server-1"),
 ];
 
-/// Types everything, stops one server, and then all.
-async fn everything(fleet: Fleet, master: SocketAddr, script: &str) {
+/// Types everything, and stops one server.
+async fn everything(fleet: Fleet, master: SocketAddr, script: &str) -> Terminal {
     let mut cli = PomeloCli::start(master, "admin", "all").await;
     for Step { line, question, shown } in &STEPS {
         let shown = shown[fleet as usize];
@@ -123,6 +123,12 @@ async fn everything(fleet: Fleet, master: SocketAddr, script: &str) {
     assert!(other.ended().await.success());
 
     cli.run("stop chat-server-1", Some("stop this server"), "all>").await;
+    cli
+}
+
+/// Stops all. Whoever was stopped before has to have ended: a server that leaves with the order in its hands is waited for,
+/// since it may come back.
+async fn kill_the_others(mut cli: Terminal, master: SocketAddr) {
     gone(master, "chat-server-1").await;
     kill(&mut cli).await;
 }
@@ -192,8 +198,10 @@ async fn pomelo_cli_has_all_its_commands_on_our_master_with_our_monitors() {
     let (mut connector, mut chat) =
         (monitor(master.address(), "connector").await, monitor(master.address(), "chat").await);
     let (_place, script) = script();
-    everything(Fleet::Ours, master.address(), &script).await;
-    for daemon in [&mut chat, &mut connector, &mut master] {
+    let cli = everything(Fleet::Ours, master.address(), &script).await;
+    assert_eq!(chat.wait(PROCESS).await.code(), Some(0));
+    kill_the_others(cli, master.address()).await;
+    for daemon in [&mut connector, &mut master] {
         assert_eq!(daemon.wait(PROCESS).await.code(), Some(0));
     }
 }
@@ -203,8 +211,9 @@ async fn pomelo_cli_has_all_its_commands_on_our_master_with_original_servers() {
     let mut master = our_master().await;
     let (connector, chat) = (server(master.address(), "connector").await, server(master.address(), "chat").await);
     let (_place, script) = script();
-    everything(Fleet::Servers, master.address(), &script).await;
+    let cli = everything(Fleet::Servers, master.address(), &script).await;
     chat.wait(PROCESS).await;
+    kill_the_others(cli, master.address()).await;
     connector.wait(PROCESS).await;
     assert_eq!(master.wait(PROCESS).await.code(), Some(0));
 }
@@ -214,10 +223,10 @@ async fn pomelo_cli_has_all_its_commands_on_an_original_master_with_our_monitors
     let (node, address) = Node::pomelo_master().await;
     let (mut connector, mut chat) = (monitor(address, "connector").await, monitor(address, "chat").await);
     let (_place, script) = script();
-    everything(Fleet::Master, address, &script).await;
-    for daemon in [&mut chat, &mut connector] {
-        assert_eq!(daemon.wait(PROCESS).await.code(), Some(0));
-    }
+    let cli = everything(Fleet::Master, address, &script).await;
+    assert_eq!(chat.wait(PROCESS).await.code(), Some(0));
+    kill_the_others(cli, address).await;
+    assert_eq!(connector.wait(PROCESS).await.code(), Some(0));
     node.wait(PROCESS).await;
 }
 
