@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use indexmap::IndexMap;
 use muster_plugin_api::{Body, Event, RequestError, Server, ServerAddress};
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -58,8 +59,11 @@ pub(crate) struct Remembering {
 
 #[derive(Default)]
 struct Tables {
+    /// In order of registration, but that the last takes the place of one that left: what belongs to servers that came one
+    /// after the other lies side by side in memory, in the kernel's as well, and all are written to in this order.
+    ///
     /// Boxed, for a table is up to half empty.
-    servers: HashMap<ServerId, Box<Entry>>,
+    servers: IndexMap<ServerId, Box<Entry>>,
     clients: HashMap<ClientId, ClientPeer>,
 }
 
@@ -191,7 +195,7 @@ impl Peers {
                 entry.primary = Some(promoted);
                 (self.events)(&Event::ServerRegistered { server });
             } else if entry.pending.is_empty() {
-                tables.servers.remove(&identity.id);
+                tables.servers.swap_remove(&identity.id);
             } else {
                 entry.away_since = Some(now);
                 self.due.at(now + self.limits.window);
@@ -330,7 +334,7 @@ impl Peers {
             let mut tables = self.tables.write();
             // It may be back by now.
             if tables.servers.get(&id).is_some_and(|entry| entry.primary.is_none())
-                && let Some(entry) = tables.servers.remove(&id)
+                && let Some(entry) = tables.servers.swap_remove(&id)
             {
                 ended.extend(entry.pending.all().into_iter().map(|waiter| (waiter, gone(id.as_str()))));
             }

@@ -196,3 +196,12 @@ fn a_client_id_is_taken_once() {
     stage.peers.log_out(&first);
     assert!(log_in(3).1.is_ok());
 }
+
+#[test]
+fn all_are_written_to_in_the_order_in_which_they_came() {
+    let stage = Stage::new();
+    let names: Vec<String> = (0..100).map(|number| format!("{}-{number}", ["chat", "gate"][number % 2])).collect();
+    let _members: Vec<Member> = (1..).zip(&names).map(|(conn, name)| stage.register(name, conn)).collect();
+    let tables = stage.peers.tables.read();
+    assert!(tables.primaries().map(|peer| peer.identity.id.as_str()).eq(names.iter().map(String::as_str)));
+}
