@@ -1,6 +1,8 @@
-# Everything is built with one profile (release), so that tests and product share what is compiled.
+# Everything is built with one profile (release), so that tests and product share what is compiled. What is shipped may be
+# built once more, and longer (`make dist`).
 
 T := $(or $(CARGO_TARGET_DIR),target)
+HOST := $(shell rustc --print host-tuple)
 PLUGINS := console watchdog time_report watch_server system_info node_info monitor_log scripts profiler
 FIXTURES := $(filter-out bad_panic_abort,$(notdir $(wildcard tests/fixtures/*)))
 HARMS := segv abort exit loop grow fork
@@ -8,12 +10,23 @@ CARGO := cargo
 
 BENCH_PLUGINS := echo relay fanout list
 
-.PHONY: build fixtures peers test soak bench instructions demo lint doc clean
+.PHONY: build dist fixtures peers test soak bench bench-parts instructions demo lint doc clean
 
 # The daemon and command line, and the plugins that come with it.
 build:
 	$(CARGO) build --release -p muster $(addprefix -p muster-,$(subst _,-,$(PLUGINS)))
 	@$(call install-plugins,$(PLUGINS),release/libmuster_,plugins)
+
+# The program as it is shipped, in dist/: optimised as a whole, and for what it does most. That is seen by running it once
+# with counters, under the load of `make bench`: that takes ten minutes, and two processors. Plugins stay as `make build` makes
+# them, and as anybody's are.
+dist: build bench-parts
+	@tests/load/profdata.sh >/dev/null
+	RUSTFLAGS="$(RUSTFLAGS) -Cprofile-generate" $(CARGO) build --profile dist --target $(HOST) -p muster
+	tests/load/train.sh $(abspath $(T))/$(HOST)/dist/muster $(BENCH_PARTS) $(abspath $(T))/dist/training
+	RUSTFLAGS="$(RUSTFLAGS) -Cprofile-use=$(abspath $(T))/dist/training/muster.profdata" \
+	  $(CARGO) build --profile dist --target $(HOST) -p muster
+	install -m 755 $(T)/$(HOST)/dist/muster $(T)/dist/.muster.new && mv $(T)/dist/.muster.new $(T)/dist/muster
 
 # Plugins that exist for the tests: good ones, faulty ones, and some that must be refused; and a server that embeds a
 # monitor.
@@ -40,14 +53,19 @@ test: build fixtures peers
 soak: build fixtures
 	$(CARGO) test --release -p muster-tests --test it reload::row_9_a_plugin_is_replaced_10_000 -- --ignored --nocapture
 
-# Load on the release master, beside the original's where Node is there: one table, also in host/benches/RESULTS.md.
-# `cargo bench -p muster` measures the parts.
-bench:
-	$(CARGO) build --release -p muster -p muster-time-report $(addprefix -p muster-fixture-,$(BENCH_PLUGINS))
+# Load on the master, beside the original's where Node is there: one table, also in host/benches/RESULTS.md.
+# `make bench BENCHED=release` measures what `make build` makes; `cargo bench -p muster` measures the parts.
+BENCHED := dist
+bench: $(if $(filter dist,$(BENCHED)),dist,build) bench-parts
+	tests/load/bench.sh $(abspath $(T))/$(BENCHED)/muster $(BENCH_PARTS)
+
+# The plugins of the load cells, and the generator.
+BENCH_PARTS = $(abspath $(T))/bench/plugins $(abspath $(T))/bench/load/release/muster-load
+bench-parts:
+	$(CARGO) build --release -p muster-time-report $(addprefix -p muster-fixture-,$(BENCH_PLUGINS))
 	@$(call install-plugins,$(BENCH_PLUGINS),release/lib,bench/plugins)
 	@$(call install-plugins,time_report,release/libmuster_,bench/plugins)
 	cd tests/load && CARGO_TARGET_DIR=$(abspath $(T))/bench/load $(CARGO) build --release --locked
-	tests/load/bench.sh $(abspath $(T))/release/muster $(abspath $(T))/bench/plugins $(abspath $(T))/bench/load/release/muster-load
 
 # What messages cost in instructions, which no other load on the machine changes. Needs valgrind.
 instructions:
