@@ -157,8 +157,9 @@ impl Rpc {
         let Proxy { address, mailbox } = &mut server.proxy;
         let address =
             address.as_deref().map_err(|reason| RequestError::Refused(format!("{id} cannot be called: {reason}")))?;
-        let mailbox = mailbox.get_or_insert_with(|| Box::new(Mailbox::open(&self.runtime, id, address, self.config)));
-        Ok((id.to_owned(), mailbox.send(&message.of_type(&server.server_type))?))
+        let mailbox = mailbox.get_or_insert_with(|| Box::new(Mailbox::open(&self.runtime, &id, address, self.config)));
+        let answer = mailbox.send(&message.of_type(&server.server_type))?;
+        Ok((id, answer))
     }
 
     /// All servers, in the order in which they came: `{"id", "serverType", "callable"}` with `address` or `reason`.
@@ -172,7 +173,7 @@ impl Rpc {
                 "id": id, "serverType": server.server_type, "callable": false, "reason": reason.to_string(),
             }),
         };
-        proxies.iter().map(server).collect()
+        proxies.in_order().map(server).collect()
     }
 }
 

@@ -1,11 +1,17 @@
 //! Which server a call is for. Pure.
 
-use indexmap::IndexMap;
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
-/// All servers, in the order in which they came.
+/// All servers, each with a number that tells their order. A table in that order would be moved up for each that
+/// leaves, and they may all leave at once.
 #[derive(Debug)]
-pub(super) struct Table<P>(IndexMap<String, Server<P>>);
+pub(super) struct Table<P> {
+    servers: HashMap<String, (u64, Server<P>)>,
+    /// How many have come.
+    came: u64,
+}
 
 /// One of them, and what stands for it here.
 #[derive(Debug)]
@@ -30,36 +36,50 @@ pub(crate) enum Uncallable {
 impl<P> Table<P> {
     /// Adds a server, or replaces what is known of it. Its place stays.
     pub(super) fn insert(&mut self, id: &str, server: Server<P>) {
-        self.0.insert(id.to_owned(), server);
+        if let Some((_, known)) = self.servers.get_mut(id) {
+            *known = server;
+            return;
+        }
+        self.came += 1;
+        self.servers.insert(id.to_owned(), (self.came, server));
     }
 
     /// Takes a server out.
     pub(super) fn remove(&mut self, id: &str) -> Option<Server<P>> {
-        self.0.shift_remove(id)
+        self.servers.remove(id).map(|(_, server)| server)
     }
 
     pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Server<P>> {
-        self.0.get_mut(id)
+        self.servers.get_mut(id).map(|(_, server)| server)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Server<P>)> {
-        self.0.iter().map(|(id, server)| (id.as_str(), server))
+    /// All, in the order in which they came.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (&str, &Server<P>)> {
+        let mut all: Vec<_> = self.servers.iter().map(|(id, (came, server))| (came, id.as_str(), server)).collect();
+        all.sort_unstable_by_key(|(came, ..)| *came);
+        all.into_iter().map(|(_, id, server)| (id, server))
     }
 
     /// The server with the id `target`; else, of the servers of the type `target`, the one that `key` belongs to.
-    pub(super) fn find(&mut self, target: &str, key: &str) -> Option<(&str, &mut Server<P>)> {
-        let place = self.0.get_index_of(target).or_else(|| {
-            let places = || self.0.values().enumerate().filter(|(_, server)| *server.server_type == *target);
-            // Also those that cannot be called: as in the original, a key does not move because of its neighbours.
-            places().nth(place_of(key, places().count())?).map(|(place, _)| place)
-        })?;
-        self.0.get_index_mut(place).map(|(id, server)| (id.as_str(), server))
+    pub(super) fn find(&mut self, target: &str, key: &str) -> Option<(String, &mut Server<P>)> {
+        let id = if self.servers.contains_key(target) { target } else { self.of_type(target, key)? }.to_owned();
+        let (_, server) = self.servers.get_mut(&id)?;
+        Some((id, server))
+    }
+
+    /// Also those that cannot be called count: as in the original, a key does not move because of its neighbours.
+    fn of_type(&self, server_type: &str, key: &str) -> Option<&str> {
+        let of_type = self.servers.iter().filter(|(_, (_, server))| *server.server_type == *server_type);
+        let mut of_type: Vec<(u64, &str)> = of_type.map(|(id, (came, _))| (*came, id.as_str())).collect();
+        let place = place_of(key, of_type.len())?;
+        let (_, (_, id), _) = of_type.select_nth_unstable(place);
+        Some(id)
     }
 }
 
 impl<P> Default for Table<P> {
     fn default() -> Table<P> {
-        Table(IndexMap::new())
+        Table { servers: HashMap::new(), came: 0 }
     }
 }
 
@@ -111,7 +131,7 @@ mod tests {
         for (id, server_type) in [("chat-2", "chat"), ("gate-1", "gate"), ("chat-1", "chat"), ("chat", "odd")] {
             table.insert(id, Server { server_type: server_type.into(), proxy: () });
         }
-        let found = |table: &mut Table<()>, target, key| table.find(target, key).map(|(id, _)| id.to_owned());
+        let found = |table: &mut Table<()>, target, key| table.find(target, key).map(|(id, _)| id);
         assert_eq!(found(&mut table, "chat-1", "a").unwrap(), "chat-1");
         assert_eq!(found(&mut table, "chat", "a").unwrap(), "chat", "an id goes before a type");
         table.remove("chat");
@@ -121,6 +141,11 @@ mod tests {
         table.insert("chat-2", Server { server_type: "gate".into(), proxy: () });
         assert_eq!(found(&mut table, "chat", "").unwrap(), "chat-1");
         assert_eq!(found(&mut table, "nobody", ""), None);
+        let in_order = |table: &Table<()>| table.in_order().map(|(id, _)| id.to_owned()).collect::<Vec<_>>();
+        assert_eq!(in_order(&table), ["chat-2", "gate-1", "chat-1"]);
+        table.remove("chat-2");
+        table.insert("chat-2", Server { server_type: "chat".into(), proxy: () });
+        assert_eq!(in_order(&table), ["gate-1", "chat-1", "chat-2"], "who comes back is the last");
     }
 
     #[test]
