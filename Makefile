@@ -2,7 +2,7 @@
 # built once more, and longer (`make dist`).
 
 T := $(or $(CARGO_TARGET_DIR),target)
-HOST := $(shell rustc --print host-tuple)
+HOST = $(shell rustc --print host-tuple)
 PLUGINS := console watchdog time_report watch_server system_info node_info monitor_log scripts profiler
 FIXTURES := $(filter-out bad_panic_abort,$(notdir $(wildcard tests/fixtures/*)))
 HARMS := segv abort exit loop grow fork
@@ -17,8 +17,8 @@ build:
 	$(CARGO) build --release -p muster $(addprefix -p muster-,$(subst _,-,$(PLUGINS)))
 	@$(call install-plugins,$(PLUGINS),release/libmuster_,plugins)
 
-# The program as it is shipped, in dist/: optimised as a whole, and for what it does most. That is seen by running it once
-# with counters, under the load of `make bench`: that takes ten minutes, and two processors. Plugins stay as `make build` makes
+# The program as it is shipped, in dist/: optimised as a whole, and for what it does most. That is seen by running it
+# with counters, under the load of `make bench`. Takes ten minutes, and two processors. Plugins stay as `make build` makes
 # them, and as anybody's are.
 dist: build bench-parts
 	@tests/load/profdata.sh >/dev/null

@@ -2,7 +2,7 @@
 # Measures the master $1 with the plugins in $2 (directory) and the generator $3, beside the original's master where Node is
 # there, and puts the table into host/benches/RESULTS.md. Called by `make bench`:
 #
-#   make bench                                   everything: about half an hour
+#   make bench                                   everything: a quarter to half an hour, after `make dist`
 #   make bench CELLS=s4:50x16,s1:5000 REPS=1     a quick look; RESULTS= leaves the file alone
 #   make bench LIMIT=--limit                     also the null master: what no master can pass
 #   make bench BENCHED=release                   the master of `make build` instead of the one of `make dist`

@@ -1,4 +1,7 @@
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    task::{Context, Wake},
+};
 
 use parking_lot::Mutex;
 use serde_json::json;
@@ -197,11 +200,29 @@ fn a_client_id_is_taken_once() {
     assert!(log_in(3).1.is_ok());
 }
 
+/// Notes whose session was woken.
+struct Woken {
+    conn: u64,
+    order: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.order.lock().push(self.conn);
+    }
+}
+
 #[test]
 fn all_are_written_to_in_the_order_in_which_they_came() {
-    let stage = Stage::new();
-    let names: Vec<String> = (0..100).map(|number| format!("{}-{number}", ["chat", "gate"][number % 2])).collect();
-    let _members: Vec<Member> = (1..).zip(&names).map(|(conn, name)| stage.register(name, conn)).collect();
-    let tables = stage.peers.tables.read();
-    assert!(tables.primaries().map(|peer| peer.identity.id.as_str()).eq(names.iter().map(String::as_str)));
+    let (stage, order) = (Stage::new(), Arc::new(Mutex::new(Vec::new())));
+    let members: Vec<Member> = (1..=100)
+        .map(|conn| stage.register(&format!("{}-{conn}", ["chat", "gate"][conn as usize % 2]), conn))
+        .collect();
+    for (conn, member) in (1..).zip(&members) {
+        let waker = Arc::new(Woken { conn, order: order.clone() }).into();
+        assert_eq!(member.got(), "welcome");
+        while member.outbox.poll_changed(&mut Context::from_waker(&waker)).is_ready() {}
+    }
+    stage.send(To::All);
+    assert_eq!(*order.lock(), Vec::from_iter(1..=100));
 }
